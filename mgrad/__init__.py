@@ -1,0 +1,37 @@
+"""Less-forgetting fine-tuning: every loss falls, and the model moves no further from what it knew than it must.
+
+>>> import torch
+>>> from mgrad import LessForgetting
+>>> model = torch.nn.Linear(4, 2)
+>>> opt = LessForgetting(torch.optim.AdamW(model.parameters(), lr=1e-3))
+>>> batches = {"en": torch.randn(8, 4), "de": torch.randn(8, 4)}
+>>> for _ in range(3):
+...     opt.zero_grad()
+...     report = opt.backward({name: model(batch).square().mean() for name, batch in batches.items()})
+...     opt.step()
+>>> sorted(report.names)
+['de', 'en']
+"""
+
+from mgrad.anchor import Anchor
+from mgrad.decrease import DecreaseRule, KeepPace, MinNorm, Requirement
+from mgrad.direction import Direction, constrained_direction
+from mgrad.less_forgetting import LessForgetting
+from mgrad.report import Report
+from mgrad.solvers import Status
+from mgrad.stationarity import ParetoStationarity, pareto_stationarity
+
+__all__ = [
+    "Anchor",
+    "DecreaseRule",
+    "Direction",
+    "KeepPace",
+    "LessForgetting",
+    "MinNorm",
+    "ParetoStationarity",
+    "Report",
+    "Requirement",
+    "Status",
+    "constrained_direction",
+    "pareto_stationarity",
+]

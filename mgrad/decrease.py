@@ -1,0 +1,143 @@
+"""The rules for the decrease b that is required of every constraint loss.
+
+In: the Gramian [m, m] and its δ. Out: a `Requirement`. May import: stationarity, solvers.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from mgrad.solvers import Array, Status, rounding
+from mgrad.stationarity import conflict_free
+
+
+class Requirement(NamedTuple):
+    """What a rule asks: the decrease b [m], the coefficients [m] of r (math.md, 3), and how finding them ended."""
+
+    decrease: Array
+    pace: Array
+    status: Status
+    iterations: int
+
+
+class DecreaseRule(Protocol):
+    """A rule for b: anything that can be called like this and returns a `Requirement`."""
+
+    def __call__(self, gramian: Array, stationarity: float, names: Sequence[str], limit: float) -> Requirement:
+        """Return the decrease required of the constraints `names`, with Gramian [m, m] and δ = `stationarity`."""
+        ...
+
+
+@dataclass(frozen=True)
+class KeepPace:
+    """Require of every loss the decrease that plain fine-tuning without its conflicts would bring (math.md, 3-4).
+
+    r is the gradient Σ wᵢ∇fᵢ of plain fine-tuning, corrected as little as possible until every loss falls by at least
+    margin·δ·min w; the requirement is b = rate·J r. With no conflict r is that gradient itself. Unlike `MinNorm`, a
+    loss that is at its minimum does not stop the others.
+
+    Args:
+        rate: share of r's decrease that is required, > 0, without unit.
+        margin: share of the least decrease that could be had of all losses at once, in [0, 1]. With 0 losses may
+            rise by second-order terms along the border of the cone of common descent.
+        weights: w > 0 of the losses in plain fine-tuning, by name or in order; None for 1 each (their sum).
+
+    Raises:
+        ValueError: for a rate ≤ 0, a margin outside [0, 1], or weights that are not positive and finite; when called,
+            for weights that do not fit the constraints.
+
+    Source: GEM (Lopez-Paz & Ranzato 2017), UPGrad (Quinton & Rey 2024); the floor is derived in math.md.
+
+    Example:
+        >>> rule = KeepPace(margin=0.0)
+        >>> rule(np.eye(2), 0.5, ["en", "de"], 1e4).decrease.tolist()
+        [1.0, 1.0]
+    """
+
+    rate: float = 1.0
+    margin: float = 0.5
+    weights: Mapping[str, float] | Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        _check_rate("KeepPace", self.rate)
+        if not 0 <= self.margin <= 1:
+            raise ValueError(
+                f"`KeepPace(margin=...)` must be in [0, 1]. Found {self.margin}. Use 0.5, the default, when in doubt."
+            )
+        if self.weights is not None:
+            values = self.weights.values() if isinstance(self.weights, Mapping) else self.weights
+            for value in values:
+                if not (value > 0 and math.isfinite(value)):
+                    raise ValueError(
+                        f"`KeepPace(weights=...)` must be positive and finite. Found {value}. "
+                        "Leave a loss out instead of giving it no weight."
+                    )
+
+    def __call__(self, gramian: Array, stationarity: float, names: Sequence[str], limit: float) -> Requirement:
+        """Return b = rate·J r with the coefficients of r."""
+        weights = self._weights(names)
+        pace, solution = conflict_free(gramian, weights, self.margin * stationarity * float(weights.min()), limit)
+        decrease = gramian @ pace
+        decrease[np.abs(decrease) <= rounding(len(names)) * (np.abs(gramian) @ pace)] = 0.0
+        return Requirement(self.rate * decrease, pace, solution.status, solution.iterations)
+
+    def _weights(self, names: Sequence[str]) -> Array:
+        """Return w [m] in the order of the constraints."""
+        if self.weights is None:
+            return np.ones(len(names))
+        if isinstance(self.weights, Mapping):
+            if set(self.weights) != set(names):
+                raise ValueError(
+                    f"`KeepPace(weights=...)` must name every constraint once. Found {sorted(self.weights)} for the "
+                    f"constraints {sorted(names)}. Give each of them a weight."
+                )
+            return np.array([self.weights[name] for name in names], dtype=np.float64)
+        if len(self.weights) != len(names):
+            raise ValueError(
+                f"`KeepPace(weights=...)` must have one weight for each constraint. Found {len(self.weights)} for "
+                f"{len(names)} constraints. Give each of them a weight."
+            )
+        return np.array(self.weights, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class MinNorm:
+    """Require the same decrease rate·δ of every loss, as MGDA's direction brings it (math.md, 8).
+
+    The classical rule. One vanishing gradient makes δ = 0 and so stops the learning of all losses: see `KeepPace`.
+
+    Args:
+        rate: share of δ that is required, > 0, without unit.
+
+    Raises:
+        ValueError: for a rate ≤ 0.
+
+    Source: Désidéri 2012; Sener & Koltun 2018.
+
+    Example:
+        >>> MinNorm()(np.eye(2), 0.5, ["en", "de"], 1e4).decrease.tolist()
+        [0.5, 0.5]
+    """
+
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        _check_rate("MinNorm", self.rate)
+
+    def __call__(self, gramian: Array, stationarity: float, names: Sequence[str], limit: float) -> Requirement:
+        """Return b = rate·δ for every constraint, with the coefficients of r, which sets the scale of the pull."""
+        _, pace, status, iterations = KeepPace()(gramian, stationarity, names, limit)
+        return Requirement(np.full(len(names), self.rate * stationarity), pace, status, iterations)
+
+
+def _check_rate(rule: str, rate: float) -> None:
+    """Raise for a rate that is not positive and finite."""
+    if not (rate > 0 and math.isfinite(rate)):
+        raise ValueError(
+            f"`{rule}(rate=...)` must be positive and finite. Found {rate}. Use 1.0, the default, when in doubt."
+        )

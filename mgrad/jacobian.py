@@ -1,0 +1,170 @@
+"""The rows of the Jacobian: taking them from autograd, their inner products, their combination.
+
+In: parameters and what autograd leaves in `.grad`. Out: G on the host, and one block of the direction per parameter.
+May import: nothing of mgrad. Knows no optimizer.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+Row = Callable[[Tensor], Tensor | None]
+"""A row of the Jacobian: from a parameter to the row's block, shaped like the parameter; None stands for 0."""
+
+# Values of each row that are converted to float64 at a time: what fits a core's cache, or what fills a GPU.
+_BLOCK = {"cpu": 1 << 15, "cuda": 1 << 20}
+
+
+@contextmanager
+def capture(parameters: Sequence[Tensor], row: dict[Tensor, Tensor]) -> Iterator[None]:
+    """Take over what is backpropagated inside the block as (more of) one row, without a copy.
+
+    Gradients that stood in `.grad` before are put aside and are back afterwards, also after an exception; the row is
+    then left as autograd left it.
+
+    Args:
+        parameters: those whose `.grad` belongs to the row.
+        row: the row so far; receives the blocks of the parameters that took part.
+
+    Yields:
+        Nothing; call `backward` inside.
+
+    Raises:
+        TypeError: if a gradient is sparse.
+
+    Cost: no memory beyond the row itself.
+    """
+    outside = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = row.get(parameter)
+    try:
+        yield
+        for k, parameter in enumerate(parameters):
+            if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+                raise TypeError(
+                    f"`opt.constraint(...)` must find dense gradients. Found a sparse one for parameter {k}, of shape "
+                    f"{list(parameter.shape)}. Build its layer with sparse=False."
+                )
+        row.update({parameter: parameter.grad for parameter in parameters if parameter.grad is not None})
+    finally:
+        for parameter, gradient in zip(parameters, outside, strict=True):
+            parameter.grad = gradient
+
+
+def gramian(rows: Sequence[Row], parameters: Sequence[Tensor]) -> Tensor:
+    """Compute the inner products of the rows in float64, reading each row once.
+
+    Args:
+        rows: k rows; a block of any floating-point dtype, on its parameter's device.
+        parameters: over which the products are summed.
+
+    Returns:
+        [k, k], float64, on the host: the only transfer from the devices.
+
+    Cost: k²n multiplications; k blocks of memory besides the rows.
+    """
+    products = {device: _Products(len(rows), device) for device in {parameter.device for parameter in parameters}}
+    for parameter in parameters:
+        products[parameter.device].add([row(parameter) for row in rows])
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for partial in products.values():
+        total += partial.total().cpu()
+    return total
+
+
+class _Products:
+    """Inner products on one device: the rows flow through a window of float64 values [k, block]."""
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        """Start with no products."""
+        self.sum = torch.zeros(rows, rows, dtype=torch.float64, device=device)
+        self.window = torch.zeros(rows, _BLOCK.get(device.type, _BLOCK["cuda"]), dtype=torch.float64, device=device)
+        self.filled = 0
+
+    def add(self, blocks: Sequence[Tensor | None]) -> None:
+        """Add the products of one parameter's blocks, one for each row."""
+        present = [(i, block.detach().reshape(-1)) for i, block in enumerate(blocks) if block is not None]
+        if not present:
+            return
+        length, start = present[0][1].numel(), 0
+        while start < length:
+            stop = min(length, start + self.window.shape[1] - self.filled)
+            for i, block in present:
+                self.window[i, self.filled : self.filled + stop - start].copy_(block[start:stop])
+            self.filled += stop - start
+            start = stop
+            if self.filled == self.window.shape[1]:
+                self._empty()
+
+    def total(self) -> Tensor:
+        """Return the products of all that was added."""
+        self._empty()
+        return self.sum
+
+    def _empty(self) -> None:
+        """Multiply what is in the window and start it anew."""
+        window = self.window[:, : self.filled]
+        self.sum += window @ window.T
+        self.window.zero_()
+        self.filled = 0
+
+
+@torch.no_grad()
+def combine(rows: Sequence[Row], coefficients: Sequence[float], parameter: Tensor) -> Tensor | None:
+    """Compute one block of Σ coefficientsᵢ·rowᵢ, in place in the first row that has one.
+
+    Args:
+        rows: k rows; the block of the first is overwritten.
+        coefficients: k numbers.
+        parameter: whose block is computed.
+
+    Returns:
+        The block with the dtype of the first row's, or None where no row has one. Below float32 the sum is taken in
+        float32.
+
+    Cost: one pass over each row whose coefficient is not 0.
+    """
+    present = [(block, c) for row, c in zip(rows, coefficients, strict=True) if (block := row(parameter)) is not None]
+    if not present:
+        return None
+    first, scale = present[0]
+    low = first.dtype in (torch.float16, torch.bfloat16)
+    total = first.float().mul_(scale) if low else first.mul_(scale)
+    for block, coefficient in present[1:]:
+        if coefficient:
+            total.add_(block, alpha=coefficient)
+    return first.copy_(total) if low else total
+
+
+def shared_graphs(losses: Sequence[Tensor]) -> list[bool]:
+    """Tell for each loss whether its graph shares an operation with that of a later loss.
+
+    Only such a graph must be retained after its backward pass; the leaves, which hold the parameters, do not count.
+
+    Args:
+        losses: in the order in which they will be backpropagated.
+
+    Returns:
+        One flag for each loss.
+
+    Cost: one visit of each operation of the graphs.
+    """
+    seen: set[Node] = set()
+    flags = []
+    for loss in reversed(losses):
+        shared, fresh, queue = False, set[Node](), [loss.grad_fn]
+        while queue:
+            node = queue.pop()
+            if node is None or node in fresh or hasattr(node, "variable"):
+                continue
+            if node in seen:
+                shared = True
+                continue
+            fresh.add(node)
+            queue += [following for following, _ in node.next_functions]
+        seen |= fresh
+        flags.append(shared)
+    return flags[::-1]

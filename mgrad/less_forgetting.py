@@ -1,0 +1,595 @@
+"""`LessForgetting`: an optimizer around an optimizer, which hands it the constrained less-forgetting direction.
+
+In: losses, or backward passes. Out: `.grad` and the base's step. May import: jacobian, direction, anchor, decrease,
+report. The only file that knows `torch.optim`, parameter groups and state dicts.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mgrad.anchor import Anchor
+from mgrad.decrease import DecreaseRule, KeepPace
+from mgrad.direction import Scale, check_options, solve_direction
+from mgrad.jacobian import Row, capture, combine, gramian, shared_graphs
+from mgrad.report import Report
+
+_KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
+
+
+class LessForgetting(Optimizer):
+    """Fine-tune on several losses so that every one falls, with the least forgetting (math.md, 1).
+
+    Wraps any `torch.optim` optimizer and gives it, in place of the gradient, the direction d nearest to pure
+    unforgetting under which every constraint loss still falls as the rule `decrease` requires. With no pull
+    (`strength=0`) and no conflict between the losses, d is the gradient of their sum and every step is that of plain
+    fine-tuning. Parameter groups, state and defaults are the base's own: schedulers, clipping and checkpoints work on
+    either.
+
+    Args:
+        base: the optimizer to wrap, with its parameters. Real dense parameters only.
+        anchor: the forgetting objective f₀, from the weights at this moment; None for the objectives passed to
+            `backward` alone. A group's `"anchor"` (default 1.0) multiplies its part, 0.0 leaves the group out.
+        decrease: the rule for the required decrease b: `KeepPace` or `MinNorm`.
+        strength: of the pull of the objective, ≥ 0, in the sense of `scale`.
+        scale: "relative": the pull has the norm strength·‖r‖, whatever the units of f₀; "absolute": strength·∇f₀.
+        limit: the multipliers are kept within Σ λᵢ‖gᵢ‖ ≤ limit·(‖p‖ + max bᵢ/‖gᵢ‖), p the pull; where this binds, the
+            report's status says so.
+        constraints: the names that every step must have, no more and no fewer; None for any.
+
+    Raises:
+        TypeError: if the base is no optimizer, a parameter is complex, or the anchor no `Anchor`.
+        ValueError: for a wrong option, a base that maximises, or an anchor reference or group `"anchor"` that does not
+            fit.
+
+    Attributes:
+        base: the wrapped optimizer.
+        report: the `Report` of the last solve, None before the first.
+
+    Cost: of a step: one backward pass and n gradient values for each constraint, n values for θ₀, one read of
+        each row for G, one combination of them, solves over m variables.
+    Source: "Less-forgetting Multi-lingual Fine-tuning" (Mao et al., NeurIPS 2022) for the problem; math.md for the
+        formulas.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1)
+        >>> opt = LessForgetting(torch.optim.AdamW(model.parameters(), lr=1e-2))
+        >>> opt.zero_grad()
+        >>> report = opt.backward({"en": model(torch.ones(3)).square().sum(), "de": model(torch.zeros(3)).exp().sum()})
+        >>> opt.step()
+        >>> report.names
+        ('en', 'de')
+    """
+
+    # What a step gathers; `_reset` empties it, and no copy or checkpoint holds it.
+    _rows: dict[str, dict[Tensor, Tensor]]  # of each constraint, its gradient by parameter
+    _objective: dict[Tensor, Tensor]  # the gradient of the objective passed to `backward`
+    _capturing: str | None  # the constraint whose block is open
+    _solved: bool  # `.grad` holds the direction
+    _spent: tuple[Tensor, int] | None  # a gradient that the last step has used, and its version
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        anchor: Anchor | None = Anchor(),  # noqa: B008 - holds no state
+        decrease: DecreaseRule = KeepPace(),  # noqa: B008 - frozen
+        strength: float = 0.1,
+        scale: Scale = "relative",
+        limit: float = 1e4,
+        constraints: Iterable[str] | None = None,
+    ) -> None:
+        """Check the options and remember θ₀."""
+        if not isinstance(base, Optimizer):
+            found = f"the class {base.__name__}" if isinstance(base, type) else type(base).__name__
+            raise TypeError(
+                f"`LessForgetting(base)` must be an instance of torch.optim.Optimizer. Found {found}. "
+                "Pass one with its parameters, such as torch.optim.AdamW(model.parameters())."
+            )
+        if anchor is not None and not isinstance(anchor, Anchor):
+            raise TypeError(
+                f"`LessForgetting(anchor=...)` must be an Anchor or None. Found {type(anchor).__name__}. "
+                "Pass Anchor() for the distance from the starting weights."
+            )
+        if not callable(decrease) or isinstance(decrease, type):
+            raise TypeError(
+                f"`LessForgetting(decrease=...)` must be a rule such as KeepPace(). Found {decrease!r}. "
+                "Pass an instance."
+            )
+        check_options("LessForgetting", strength, scale, limit)
+        self.base = base
+        self.anchor = anchor
+        self.decrease = decrease
+        self.strength = strength
+        self.scale: Scale = scale
+        self.limit = limit
+        self.constraints = None if constraints is None else tuple(constraints)
+        self.report: Report | None = None
+        self._start: dict[Tensor, Tensor] = {}
+        # Not Optimizer.__init__, which would add the base's groups anew and give them a second state: here groups,
+        # state and defaults are properties that show the base's. __setstate__ sets up hooks and profiling.
+        self.__setstate__({})
+        self._remember(self.param_groups)
+
+    # ------------------------------------------------------------------ what is the base's
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base's parameter groups."""
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.base.param_groups = groups
+
+    @property
+    def state(self) -> Any:
+        """The base's state; nothing of ours is in it."""
+        return self.base.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.base.state = state
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The base's defaults."""
+        return self.base.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.base.defaults = defaults
+
+    # ------------------------------------------------------------------ gradients
+
+    def backward(self, constraints: Mapping[str, Tensor] | Sequence[Tensor], objective: Tensor | None = None) -> Report:
+        """Backpropagate every loss, compute the direction and write it to `.grad`.
+
+        The losses are backpropagated in order. The graph of a loss is freed by its own backward pass, unless it
+        shares operations with a later loss: then by the last loss that uses it. One graph at a time, with less
+        memory, is the `constraint` form.
+
+        Args:
+            constraints: scalar losses that are each to fall, by name, or in order (their names are then "0", "1", …).
+            objective: a scalar loss added to the anchor's f₀.
+
+        Returns:
+            The report of the direction.
+
+        Raises:
+            TypeError: if a loss is not a tensor or a name not a string.
+            ValueError: if there is no constraint, a name is unknown or has gradients already, or a loss is not a real
+                scalar, is not finite, needs no gradient, or depends on none of the parameters.
+            RuntimeError: if `.grad` still holds a direction, or inside a `constraint` block.
+            FloatingPointError: if a gradient is not finite. After any error the gradients of this call are dropped;
+                parameters, optimizer state and what stood in `.grad` are as before.
+
+        Cost: m backward passes (and one for the objective).
+        """
+        losses = _named(constraints)
+        for name, loss in losses.items():
+            _check_loss(name, loss)
+        if objective is not None:
+            _check_loss("objective", objective)
+        self._check_open("opt.backward(...)")
+        for name in losses:
+            self._check_name(f"opt.backward({{{name!r}: ...}})", name)
+            if name in self._rows:
+                raise ValueError(
+                    f"`opt.backward({{{name!r}: ...}})` must name a constraint that has no gradients yet. Found some "
+                    f"from `opt.constraint({name!r})`. Use one of the two forms, or call opt.zero_grad() first."
+                )
+        everything = [*losses.values(), *([] if objective is None else [objective])]
+        try:
+            for (name, loss), retain in zip(losses.items(), shared_graphs(everything), strict=False):
+                with self.constraint(name):
+                    torch.autograd.backward(loss, retain_graph=retain)
+            if objective is not None:
+                with capture(self._parameters(), self._objective):
+                    torch.autograd.backward(objective)
+            # After the passes: before them the question would make the device wait.
+            for name, loss in [*losses.items(), *([] if objective is None else [("objective", objective)])]:
+                if not math.isfinite(loss.item()):
+                    raise ValueError(
+                        f"`{_call(name)}` must be finite. Found {loss.item()}. Skip this batch, or lower the rate."
+                    )
+            return self.solve()
+        except BaseException:
+            for name in losses:
+                self._rows.pop(name, None)
+            self._objective.clear()
+            raise
+
+    @contextmanager
+    def constraint(self, name: str) -> Iterator[None]:
+        """Let what is backpropagated inside the block be the gradient of one constraint.
+
+        Several backward passes add up, in one block or in several of the same name. Gradients that stood in `.grad`
+        before are back after the block; plain backward passes outside of any block belong to the objective.
+
+        Args:
+            name: of the constraint.
+
+        Yields:
+            Nothing; call `loss.backward()` inside.
+
+        Raises:
+            TypeError: if the name is not a string, or a gradient is sparse.
+            ValueError: if the name is not among the optimizer's `constraints`, or nothing that was backpropagated
+                depends on the parameters.
+            RuntimeError: inside another block, or while `.grad` still holds a direction.
+
+        Cost: no memory beyond n gradient values for each name.
+
+        Example:
+            >>> weights = torch.nn.Parameter(torch.ones(2))
+            >>> opt = LessForgetting(torch.optim.SGD([weights], lr=0.1))
+            >>> for name, batches in {"en": [1.0, 2.0], "de": [3.0]}.items():
+            ...     with opt.constraint(name):
+            ...         for batch in batches:
+            ...             (batch * weights).square().sum().backward()
+            >>> opt.solve().names
+            ('en', 'de')
+        """
+        call = f"opt.constraint({name!r})"
+        self._check_name(call, name)
+        self._check_open(call)
+        row = self._rows.get(name, {})
+        self._capturing = name
+        try:
+            with capture(self._parameters(), row):
+                yield
+        finally:
+            self._capturing = None
+        if not row:
+            raise ValueError(
+                f"`{call}` must find a gradient. Found none: no loss that was backpropagated inside depends on the "
+                "optimizer's parameters. Check that the loss comes from this model and that it is not detached."
+            )
+        self._rows[name] = row
+
+    def solve(self) -> Report:
+        """Compute the direction from the gradients so far and write it to `.grad`.
+
+        `step` does it if it has not been done; call it to clip, scale or look at the direction first. A parameter that
+        took no part in any loss and is not anchored keeps no gradient.
+
+        Returns:
+            The report, also kept in `report`.
+
+        Raises:
+            ValueError: if constraints that the optimizer was promised are missing, or the rule does not fit them.
+            RuntimeError: if there is no constraint gradient or the direction is there already; if a parameter was
+                added behind the wrapper's back.
+            FloatingPointError: if a gradient is not finite; nothing is changed then.
+
+        Cost: one read of each row, one combination, three solves over m variables.
+        """
+        self._check_open("opt.solve()")
+        if not self._rows:
+            raise RuntimeError(
+                "`opt.solve()` and `opt.step()` must come after the gradients of at least one constraint. Found none. "
+                "Call opt.backward(losses), or backpropagate inside `with opt.constraint(name):`."
+            )
+        if self.constraints is not None and set(self._rows) != set(self.constraints):
+            missing = [name for name in self.constraints if name not in self._rows]
+            raise ValueError(
+                f"`opt.solve()` must come after every one of the constraints {list(self.constraints)}. Found no "
+                f"gradient of {missing}. Backpropagate them, or leave `constraints` out when wrapping."
+            )
+        names = [name for name in self.constraints or self._rows if name in self._rows]
+        parameters = self._parameters()
+        rows: list[Row] = [self._rows[name].get for name in names] + [self._objective_row()]
+        products = gramian(rows, parameters).numpy()
+        if not math.isfinite(products.sum()):
+            self._raise_not_finite([*names, "objective"], rows)
+        report = solve_direction(
+            products[:-1, :-1],
+            products[:-1, -1],
+            math.sqrt(products[-1, -1]),
+            names=names,
+            decrease=self.decrease,
+            strength=self.strength,
+            scale=self.scale,
+            limit=self.limit,
+        )
+        coefficients = [*report.multipliers.tolist(), report.pull]
+        for parameter in parameters:
+            parameter.grad = combine(rows, coefficients, parameter)
+        self._reset()
+        self._solved, self.report = True, report
+        return report
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of this step: those of the constraints and those in `.grad`.
+
+        Args:
+            set_to_none: as in torch.
+        """
+        self._reset()
+        self.base.zero_grad(set_to_none=set_to_none)
+
+    # ------------------------------------------------------------------ steps
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Let the base take its step along the direction, which is computed first if it has not been.
+
+        Args:
+            closure: for bases that evaluate the losses themselves: it calls `zero_grad` and `backward` (or the
+                `constraint` blocks) and returns a loss.
+
+        Returns:
+            What the base's step returns.
+
+        Raises:
+            ValueError: as `solve`.
+            RuntimeError: as `solve`: there must be something to step on.
+            FloatingPointError: as `solve`; parameters and state are untouched then.
+        """
+        if closure is None:
+            if not self._solved:
+                self.solve()
+            result = self.base.step()
+        else:
+            result = self.base.step(lambda: self._evaluate(closure))
+        self._reset()
+        self._spent = next(((p.grad, p.grad._version) for p in self._parameters() if p.grad is not None), None)
+        return result
+
+    def _evaluate(self, closure: Callable[[], Any]) -> Any:
+        """Call the closure and leave the direction in `.grad`."""
+        with torch.enable_grad():
+            loss = closure()
+        if not self._solved:
+            self.solve()
+        return loss
+
+    # ------------------------------------------------------------------ groups and checkpoints
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base and anchor it at its present weights, unless it says `"anchor": 0.0`.
+
+        Args:
+            param_group: as in torch.
+
+        Raises:
+            TypeError: if a parameter is complex.
+            ValueError: if the anchor has a fixed reference, which cannot know the new parameters. The group is not
+                added then.
+        """
+        self.base.add_param_group(param_group)
+        try:
+            group = self.param_groups[-1]
+            if self.anchor is not None and self.anchor.reference is not None and group.get("anchor", 1.0):
+                raise ValueError(
+                    "`opt.add_param_group(group)` must not be anchored where Anchor(reference=...) is fixed. Found "
+                    f'"anchor" {group.get("anchor", 1.0)}. Give the group "anchor": 0.0.'
+                )
+            self._remember([group])
+        except BaseException:
+            self.param_groups.pop()
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the base's state dict with θ₀ beside it; it also loads in the bare base.
+
+        Returns:
+            The base's state dict and, under "less_forgetting", θ₀ by the parameters' position in the groups.
+        """
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        state_dict = self.base.state_dict()
+        places = [parameter for group in self.param_groups for parameter in group["params"]]
+        state_dict[_KEY] = {"anchor": {i: self._start[p] for i, p in enumerate(places) if p in self._start}}
+        for after in self._optimizer_state_dict_post_hooks.values():
+            changed = after(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict of the wrapper, or one of the bare base: θ₀ then stays what it is.
+
+        Args:
+            state_dict: from `state_dict` of a wrapper or of a base with the same groups.
+
+        Raises:
+            ValueError: if it does not fit; nothing is changed then.
+        """
+        state_dict = state_dict.copy()
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = before(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        own = state_dict.pop(_KEY, None)
+        if own is None and self._start:
+            warnings.warn(
+                "`opt.load_state_dict(...)` found no starting point θ₀, as in a checkpoint of the bare base: the anchor "
+                "stays at the weights at the time of wrapping. Wrap before you load the model's weights.",
+                stacklevel=2,
+            )
+        starts = own["anchor"] if own else {}
+        places = [parameter for group in self.param_groups for parameter in group["params"]]
+        for i, start in starts.items():
+            if i >= len(places) or start.shape != places[i].shape:
+                found = "no such parameter" if i >= len(places) else f"shape {list(places[i].shape)}"
+                raise ValueError(
+                    f"`opt.load_state_dict(...)` must fit the optimizer's parameters. Found {found} for the anchor "
+                    f"{i} of shape {list(start.shape)}. Build the optimizer with the groups that were saved."
+                )
+        anchors = [group.get("anchor") for group in self.param_groups]
+        self.base.load_state_dict(state_dict)
+        for group, anchor in zip(self.param_groups, anchors, strict=True):
+            if anchor is not None:
+                group.setdefault("anchor", anchor)  # a bare checkpoint does not know it
+        for i, start in starts.items():
+            self._start[places[i]] = start.detach().to(device=places[i].device, dtype=places[i].dtype, copy=True)
+        self._reset()
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle keeps: as in torch no hooks, and no gradients."""
+        names = ("base", "anchor", "decrease", "strength", "scale", "limit", "constraints", "report", "_start")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a state of `__getstate__`, with no gradients."""
+        self._reset()
+        super().__setstate__(state)
+
+    def __repr__(self) -> str:
+        """Show the options and the base."""
+        base = "\n".join("  " + line for line in repr(self.base).splitlines())
+        return (
+            f"LessForgetting(decrease={self.decrease}, strength={self.strength}, scale={self.scale!r}, "
+            f"limit={self.limit:g}\n{base}\n)"
+        )
+
+    # ------------------------------------------------------------------ inside
+
+    def _reset(self) -> None:
+        """Have no gradients of any constraint."""
+        self._rows = {}
+        self._objective = {}
+        self._capturing = None
+        self._solved = False
+        self._spent = None
+
+    def _parameters(self) -> list[Tensor]:
+        """Return the parameters that want a gradient, in the order of the groups."""
+        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+
+    def _remember(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Check new groups and remember where their parameters stand."""
+        for group in groups:
+            if group.get("maximize"):
+                raise ValueError(
+                    "`LessForgetting(base)` must minimise. Found a parameter group with maximize=True. Negate the "
+                    "losses instead."
+                )
+            for parameter in group["params"]:
+                if parameter.is_complex():
+                    raise TypeError(
+                        f"`LessForgetting(base)` must have real parameters. Found one of {parameter.dtype} with shape "
+                        f"{list(parameter.shape)}. Keep it as two real ones (torch.view_as_real)."
+                    )
+            anchor = group.get("anchor", 1.0)
+            if not (isinstance(anchor, (int, float)) and anchor >= 0 and math.isfinite(anchor)):
+                raise ValueError(
+                    f'`"anchor"` of a parameter group must be a number ≥ 0. Found {anchor!r}. Use 0.0 to leave the '
+                    "group out of the anchor."
+                )
+        if self.anchor is not None:
+            anchored = [p for group in groups if group.get("anchor", 1.0) for p in group["params"]]
+            self._start |= zip(anchored, self.anchor.start(anchored), strict=True)
+
+    def _objective_row(self) -> Row:
+        """Return g₀ as a row: the anchor's gradient and what was backpropagated outside of the constraints."""
+        strengths = {}
+        for k, group in enumerate(self.param_groups):
+            strength = group.get("anchor", 1.0) if self.anchor is not None else 0.0
+            for parameter in group["params"]:
+                if strength and parameter.requires_grad and parameter not in self._start:
+                    raise RuntimeError(
+                        f"`opt.base.add_param_group(...)` must not add anchored parameters. Found one of shape "
+                        f"{list(parameter.shape)} in group {k} without a starting point. Call "
+                        'opt.add_param_group(...), or give the group "anchor": 0.0.'
+                    )
+                strengths[parameter] = strength
+
+        def row(parameter: Tensor) -> Tensor | None:
+            blocks = [block for block in (parameter.grad, self._objective.get(parameter)) if block is not None]
+            if strengths[parameter] and self.anchor is not None:
+                blocks.append(self.anchor.gradient(parameter, self._start[parameter], strengths[parameter]))
+            return sum(blocks[1:], start=blocks[0]) if blocks else None
+
+        return row
+
+    def _check_open(self, call: str) -> None:
+        """Raise if gradients cannot be taken now."""
+        if self._capturing is not None:
+            raise RuntimeError(
+                f"`{call}` must not be inside another constraint. Found `opt.constraint({self._capturing!r})` open. "
+                "Close it first."
+            )
+        stale = self._spent is not None and any(
+            p.grad is self._spent[0] and p.grad._version == self._spent[1] for p in self._parameters()
+        )
+        if self._solved or stale:
+            done = "`opt.step()` or `opt.zero_grad()`" if self._solved else "`opt.zero_grad()`"
+            raise RuntimeError(
+                f"`{call}` must come after {done}. Found the last direction still in `.grad`. "
+                "Call opt.zero_grad() at the start of every step."
+            )
+
+    def _check_name(self, call: str, name: str) -> None:
+        """Raise for a name that is no string or that is unknown."""
+        if not isinstance(name, str):
+            raise TypeError(f"`{call}` must be named by a string. Found {type(name).__name__}. Use str({name!r}).")
+        if self.constraints is not None and name not in self.constraints:
+            raise ValueError(
+                f"`{call}` must be one of the constraints {list(self.constraints)}. Found the unknown name {name!r}. "
+                "Add it to `constraints` when wrapping."
+            )
+
+    def _raise_not_finite(self, names: Sequence[str], rows: Sequence[Row]) -> None:
+        """Raise with the first constraint and parameter whose gradient is not finite."""
+        for name, row in zip(names, rows, strict=True):
+            for k, group in enumerate(self.param_groups):
+                labels = group.get("param_names", [f"parameter {i}" for i in range(len(group["params"]))])
+                for label, parameter in zip(labels, group["params"], strict=True):
+                    block = row(parameter) if parameter.requires_grad else None
+                    if block is not None and not block.isfinite().all():
+                        raise FloatingPointError(
+                            f"the gradient of {_call(name)} must be finite. Found NaN or infinity in {label} of group "
+                            f"{k}, shape {list(parameter.shape)}. Parameters and optimizer state are untouched: call "
+                            "opt.zero_grad() and skip this batch, or lower the rate."
+                        )
+        raise FloatingPointError(
+            "the squared norms of the gradients must be finite in float64. Found an overflow. Scale the losses down."
+        )
+
+
+def _named(constraints: Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the losses by name."""
+    if isinstance(constraints, Mapping):
+        losses = dict(constraints)
+    elif isinstance(constraints, Sequence):
+        losses = {str(i): loss for i, loss in enumerate(constraints)}
+    else:
+        raise TypeError(
+            f"`opt.backward(constraints)` must be a mapping or a sequence of losses. Found "
+            f"{type(constraints).__name__}. Pass one scalar loss for each constraint: they are not summed."
+        )
+    if not losses:
+        raise ValueError(
+            "`opt.backward(constraints)` must hold at least one loss. Found none. Pass one scalar loss for each "
+            "constraint."
+        )
+    return losses
+
+
+def _check_loss(name: str, loss: Tensor) -> None:
+    """Raise for what is not a real scalar that needs a gradient."""
+    call = _call(name)
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"`{call}` must be a tensor. Found {type(loss).__name__}. Pass the loss, not its value.")
+    if loss.numel() != 1:
+        raise ValueError(f"`{call}` must be a scalar. Found shape {list(loss.shape)}. Take its mean or sum.")
+    if not loss.is_floating_point():
+        raise ValueError(f"`{call}` must be real. Found {loss.dtype}. Take its real part, or its absolute value.")
+    if not loss.requires_grad:
+        raise ValueError(
+            f"`{call}` must need a gradient. Found requires_grad False. Compute it from the model, outside of "
+            "torch.no_grad() and without .item() or .detach()."
+        )
+
+
+def _call(name: str) -> str:
+    """Return how the user wrote a loss of `backward`."""
+    return "opt.backward(..., objective=...)" if name == "objective" else f"opt.backward({{{name!r}: ...}})"

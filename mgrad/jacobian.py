@@ -15,7 +15,7 @@ Row = Callable[[Tensor], Tensor | None]
 """A row of the Jacobian: from a parameter to the row's block, shaped like the parameter; None stands for 0."""
 
 # Values of each row that are converted to float64 at a time: what fits a core's cache, or what fills a GPU.
-_BLOCK = {"cpu": 1 << 15, "cuda": 1 << 20}
+_BLOCK = {"cpu": 1 << 16, "cuda": 1 << 20}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -287,7 +288,7 @@ class LessForgetting(Optimizer):
         parameters = self._parameters()
         rows: list[Row] = [self._rows[name].get for name in names] + [self._objective_row()]
         products = gramian(rows, parameters).numpy()
-        if not math.isfinite(products.sum()):
+        if not np.isfinite(products).all():
             self._raise_not_finite([*names, "objective"], rows)
         report = solve_direction(
             products[:-1, :-1],
@@ -408,8 +409,8 @@ class LessForgetting(Optimizer):
         own = state_dict.pop(_KEY, None)
         if own is None and self._start:
             warnings.warn(
-                "`opt.load_state_dict(...)` found no starting point θ₀, as in a checkpoint of the bare base: the anchor "
-                "stays at the weights at the time of wrapping. Wrap before you load the model's weights.",
+                "`opt.load_state_dict(...)` must hold θ₀ to restore it. Found none, as in a checkpoint of the bare base: "
+                "the anchor stays at the weights of when it was wrapped. Wrap before you load the model's weights.",
                 stacklevel=2,
             )
         starts = own["anchor"] if own else {}

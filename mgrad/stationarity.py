@@ -40,8 +40,8 @@ def pareto_stationarity(gramian: ArrayLike) -> ParetoStationarity:
     Source: Désidéri 2012 (MGDA); Sener & Koltun 2018, eq. 3.
 
     Example:
-        >>> pareto_stationarity([[1.0, 0.0], [0.0, 1.0]]).stationarity
-        0.5
+        >>> round(pareto_stationarity([[1.0, 0.0], [0.0, 3.0]]).stationarity, 12)
+        0.75
         >>> pareto_stationarity([[4.0, -2.0], [-2.0, 1.0]]).stationarity
         0.0
     """

@@ -67,9 +67,7 @@ def _on_simplex(gramian: Array, linear: Array, cap: int) -> tuple[Array, Status,
     unit = unit if np.isfinite(unit) else 1.0
     lengths = np.where(norms > 0, norms, unit)  # the variable of a zero row has no scale of its own
     normal = unit / lengths
-    y, status, iterations = solve_active_set(
-        gramian / lengths / lengths[:, None], linear / lengths / unit, normal, cap
-    )
+    y, status, iterations = solve_active_set(gramian / lengths / lengths[:, None], linear / lengths / unit, normal, cap)
     x = y * normal
     return x / x.sum(), status, iterations
 

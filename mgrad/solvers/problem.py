@@ -27,7 +27,7 @@ class Status(Enum):
 
 
 class Certificate(NamedTuple):
-    """How far an answer is from optimal, each figure relative to the sizes of the terms it is made of (math.md, 22-25)."""
+    """How far an answer is from optimal, each figure relative to the sizes of its own terms (math.md, 22-25)."""
 
     duality_gap: float
     primal_residual: float

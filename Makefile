@@ -1,0 +1,39 @@
+# A clone, a bare python3 (3.11 or later, for the versions in constraints.txt) and a package registry are all it takes.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Exact versions, for what is installed and for what builds it (the second name is that of pip 25.3 and later).
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+
+.PHONY: help test demo clean
+
+help:   ## what there is to make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+
+test: .venv/.test   ## lint, formatting, types, tests and the examples of the docs
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+demo: .venv/.examples   ## the multilingual example, in small
+	$(BIN)/python -m benchmarks.multilingual --demo
+
+clean:   ## remove the environment and every cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# torch comes first and alone: a CPU build already at hand is then taken, and what follows is content with it.
+.venv/.torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install torch
+	touch $@
+
+.venv/.examples: .venv/.torch pyproject.toml
+	$(BIN)/pip install -e '.[examples]'
+	touch $@
+
+.venv/.test: .venv/.examples
+	$(BIN)/pip install -e '.[test]'
+	touch $@

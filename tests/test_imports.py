@@ -1,0 +1,132 @@
+"""Which file of mgrad may import what, and which may know the optimizer. The source is read, nothing is imported."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mgrad"
+
+# Every file of mgrad → what it may import of mgrad. A new file needs a line here.
+ALLOWED: dict[str, list[str]] = {
+    "__init__.py": ["*"],
+    "less_forgetting.py": ["jacobian", "direction", "anchor", "decrease", "report"],
+    "jacobian.py": [],
+    "direction.py": ["decrease", "stationarity", "solvers", "report"],
+    "report.py": ["solvers"],
+    "decrease.py": ["stationarity", "solvers"],
+    "stationarity.py": ["solvers"],
+    "anchor.py": [],
+    "solvers/__init__.py": ["solvers.*"],
+    "solvers/problem.py": [],
+    "solvers/active_set.py": ["solvers.problem"],
+}
+
+# Of others, besides the standard library.
+LIBRARIES = {"torch", "numpy", "scipy"}
+NO_TORCH = "solvers/*"
+
+# Names that only these files may use, as attributes or imports.
+RESERVED: dict[str, list[str]] = {
+    "optim": ["less_forgetting.py"],
+    "param_groups": ["less_forgetting.py"],
+    "grad": ["less_forgetting.py", "jacobian.py"],
+}
+
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+def violations(file: str, source: str) -> list[str]:
+    """Name what the source of a file uses and may not."""
+    tree = ast.parse(source)
+    found = []
+    for module in _imports(file, tree):
+        top, _, inside = module.partition(".")
+        if top == "mgrad":
+            if not any(fnmatch(inside, pattern) for pattern in ALLOWED[file]):
+                found.append(f"imports {module}")
+        elif top == "torch" and fnmatch(file, NO_TORCH):
+            found.append("imports torch")
+        elif top not in LIBRARIES and top not in sys.stdlib_module_names:
+            found.append(f"imports {top}")
+    return found + [f"uses {name}" for name in RESERVED if file not in RESERVED[name] and name in _names(tree)]
+
+
+def _imports(file: str, tree: ast.Module) -> Iterator[str]:
+    """Yield every imported module by its full name, also those imported inside functions."""
+    modules = {_module(other) for other in ALLOWED}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = ["mgrad", *file.split("/")[:-1]][: -node.level + 1 or None] if node.level else []
+            base = ".".join([*package, *filter(None, [node.module])])
+            for alias in node.names:  # `from mgrad import jacobian` imports mgrad.jacobian
+                full = f"{base}.{alias.name}"
+                yield full if full in modules else base
+
+
+def _module(file: str) -> str:
+    return ".".join(["mgrad", *file.removesuffix(".py").removesuffix("__init__").strip("/").split("/")]).rstrip(".")
+
+
+def _names(tree: ast.Module) -> set[str]:
+    """Collect attributes, parts of imports, and the names given to getattr and setattr."""
+    names = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=name):
+                names.add(name)
+            case ast.Call(func=ast.Name(id="getattr" | "setattr"), args=[_, ast.Constant(value=str(name)), *_]):
+                names.add(name)
+            case ast.Import(names=aliases):
+                names.update(part for alias in aliases for part in alias.name.split("."))
+            case ast.ImportFrom(module=module, names=aliases):
+                names.update((module or "").split("."), (alias.name for alias in aliases))
+    return names
+
+
+def test_every_file_has_its_place() -> None:
+    assert sorted(ALLOWED) == FILES
+
+
+@pytest.mark.parametrize("file", sorted(ALLOWED))
+def test_file_imports_what_it_may(file: str) -> None:
+    assert violations(file, (PACKAGE / file).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "expected"),
+    [
+        ("jacobian.py", "import numpy as np\nfrom torch import Tensor\nimport math", []),
+        ("jacobian.py", "from mgrad.anchor import Anchor", ["imports mgrad.anchor"]),
+        ("jacobian.py", "from mgrad import anchor", ["imports mgrad.anchor"]),
+        ("jacobian.py", "from . import anchor", ["imports mgrad.anchor"]),
+        ("jacobian.py", "from .anchor import Anchor", ["imports mgrad.anchor"]),
+        ("jacobian.py", "from mgrad import Anchor", ["imports mgrad"]),
+        ("jacobian.py", "import mgrad", ["imports mgrad"]),
+        ("jacobian.py", "def f():\n    import mgrad.anchor", ["imports mgrad.anchor"]),
+        ("jacobian.py", "import pandas as pd", ["imports pandas"]),
+        ("report.py", "from mgrad.solvers import Status", []),
+        ("report.py", "from mgrad.solvers.problem import Status", ["imports mgrad.solvers.problem"]),
+        ("report.py", "from mgrad.solvers import problem", ["imports mgrad.solvers.problem"]),
+        ("solvers/problem.py", "import torch.linalg", ["imports torch"]),
+        ("solvers/active_set.py", "from .problem import Status", []),
+        ("solvers/active_set.py", "from ..anchor import Anchor", ["imports mgrad.anchor"]),
+        ("solvers/active_set.py", "from .. import anchor", ["imports mgrad.anchor"]),
+        ("jacobian.py", "parameter.grad = None", []),
+        ("jacobian.py", "import torch.optim", ["uses optim"]),
+        ("jacobian.py", "from torch import optim", ["uses optim"]),
+        ("jacobian.py", "from torch.optim import SGD", ["uses optim"]),
+        ("jacobian.py", "import torch\nx: torch.optim.SGD", ["uses optim"]),
+        ("jacobian.py", "optimizer.param_groups[0]", ["uses param_groups"]),
+        ("jacobian.py", "getattr(optimizer, 'param_groups')", ["uses param_groups"]),
+        ("anchor.py", "parameter.grad += 1", ["uses grad"]),
+        ("anchor.py", "setattr(parameter, 'grad', None)", ["uses grad"]),
+    ],
+)
+def test_checker_finds_what_is_forbidden(file: str, source: str, expected: list[str]) -> None:
+    assert violations(file, source) == expected

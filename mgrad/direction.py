@@ -180,8 +180,14 @@ def check_options(call: str, strength: float, scale: str, limit: float) -> None:
         limit: of the multipliers.
 
     Raises:
+        TypeError: for a strength or limit that is no number.
         ValueError: for a strength < 0, an unknown scale or a limit ≤ 0.
     """
+    for option, value in (("strength", strength), ("limit", limit)):
+        if not isinstance(value, (int, float)):
+            raise TypeError(
+                f"`{call}({option}=...)` must be a number. Found {type(value).__name__}. Leave it out for the default."
+            )
     if not (strength >= 0 and math.isfinite(strength)):
         raise ValueError(
             f"`{call}(strength=...)` must be ≥ 0 and finite. Found {strength}. Use 0 for no pull of the objective."

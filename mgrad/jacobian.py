@@ -42,16 +42,29 @@ def capture(parameters: Sequence[Tensor], row: dict[Tensor, Tensor]) -> Iterator
         parameter.grad = row.get(parameter)
     try:
         yield
-        for k, parameter in enumerate(parameters):
-            if parameter.grad is not None and parameter.grad.layout is not torch.strided:
-                raise TypeError(
-                    f"`opt.constraint(...)` must find dense gradients. Found a sparse one for parameter {k}, of shape "
-                    f"{list(parameter.shape)}. Build its layer with sparse=False."
-                )
+        check_dense("opt.constraint(...)", parameters)
         row.update({parameter: parameter.grad for parameter in parameters if parameter.grad is not None})
     finally:
         for parameter, gradient in zip(parameters, outside, strict=True):
             parameter.grad = gradient
+
+
+def check_dense(call: str, parameters: Sequence[Tensor]) -> None:
+    """Raise for a gradient that is sparse.
+
+    Args:
+        call: the name that the user wrote.
+        parameters: whose `.grad` is looked at.
+
+    Raises:
+        TypeError: for the first sparse gradient.
+    """
+    for k, parameter in enumerate(parameters):
+        if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+            raise TypeError(
+                f"`{call}` must find dense gradients. Found a sparse one for parameter {k}, of shape "
+                f"{list(parameter.shape)}. Build its layer with sparse=False."
+            )
 
 
 def gramian(rows: Sequence[Row], parameters: Sequence[Tensor]) -> Tensor:
@@ -158,7 +171,7 @@ def shared_graphs(losses: Sequence[Tensor]) -> list[bool]:
         shared, fresh, queue = False, set[Node](), [loss.grad_fn]
         while queue:
             node = queue.pop()
-            if node is None or node in fresh or hasattr(node, "variable"):
+            if node is None or node in fresh or node.name() == "torch::autograd::AccumulateGrad":
                 continue
             if node in seen:
                 shared = True

@@ -6,6 +6,7 @@ report. The only file that knows `torch.optim`, parameter groups and state dicts
 
 import math
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,10 +19,11 @@ from torch.optim import Optimizer
 from mgrad.anchor import Anchor
 from mgrad.decrease import DecreaseRule, KeepPace
 from mgrad.direction import Scale, check_options, solve_direction
-from mgrad.jacobian import Row, capture, combine, gramian, shared_graphs
+from mgrad.jacobian import Row, capture, check_dense, combine, gramian, shared_graphs
 from mgrad.report import Report
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
+_OBJECTIVE = "opt.backward(..., objective=...)"
 
 
 class LessForgetting(Optimizer):
@@ -45,7 +47,7 @@ class LessForgetting(Optimizer):
         constraints: the names that every step must have, no more and no fewer; None for any.
 
     Raises:
-        TypeError: if the base is no optimizer, a parameter is complex, or the anchor no `Anchor`.
+        TypeError: if the base is no optimizer, a parameter is complex, or an option of the wrong kind.
         ValueError: for a wrong option, a base that maximises, or an anchor reference or group `"anchor"` that does not
             fit.
 
@@ -73,7 +75,7 @@ class LessForgetting(Optimizer):
     _objective: dict[Tensor, Tensor]  # the gradient of the objective passed to `backward`
     _capturing: str | None  # the constraint whose block is open
     _solved: bool  # `.grad` holds the direction
-    _spent: tuple[Tensor, int] | None  # a gradient that the last step has used, and its version
+    _spent: tuple[weakref.ref[Tensor], int] | None = None  # a gradient that the last step has used, and its version
 
     def __init__(
         self,
@@ -110,13 +112,16 @@ class LessForgetting(Optimizer):
         self.strength = strength
         self.scale: Scale = scale
         self.limit = limit
-        self.constraints = None if constraints is None else tuple(constraints)
+        self.constraints = None if constraints is None else _check_constraints(constraints)
         self.report: Report | None = None
         self._start: dict[Tensor, Tensor] = {}
         # Not Optimizer.__init__, which would add the base's groups anew and give them a second state: here groups,
         # state and defaults are properties that show the base's. __setstate__ sets up hooks and profiling.
         self.__setstate__({})
-        self._remember(self.param_groups)
+        _check_groups(self.param_groups)
+        if self.anchor is not None:
+            anchored = _anchored(self.param_groups)
+            self._start |= zip(anchored, self.anchor.start(anchored), strict=True)
 
     # ------------------------------------------------------------------ what is the base's
 
@@ -174,10 +179,11 @@ class LessForgetting(Optimizer):
         Cost: m backward passes (and one for the objective).
         """
         losses = _named(constraints)
-        for name, loss in losses.items():
-            _check_loss(name, loss)
+        everything = [(_call(name), loss) for name, loss in losses.items()]
         if objective is not None:
-            _check_loss("objective", objective)
+            everything.append((_OBJECTIVE, objective))
+        for call, loss in everything:
+            _check_loss(call, loss)
         self._check_open("opt.backward(...)")
         for name in losses:
             self._check_name(f"opt.backward({{{name!r}: ...}})", name)
@@ -186,19 +192,24 @@ class LessForgetting(Optimizer):
                     f"`opt.backward({{{name!r}: ...}})` must name a constraint that has no gradients yet. Found some "
                     f"from `opt.constraint({name!r})`. Use one of the two forms, or call opt.zero_grad() first."
                 )
-        everything = [*losses.values(), *([] if objective is None else [objective])]
+        retained = shared_graphs([loss for _, loss in everything])
         try:
-            for (name, loss), retain in zip(losses.items(), shared_graphs(everything), strict=False):
+            for (name, loss), retain in zip(losses.items(), retained, strict=False):
                 with self.constraint(name):
                     torch.autograd.backward(loss, retain_graph=retain)
             if objective is not None:
                 with capture(self._parameters(), self._objective):
                     torch.autograd.backward(objective)
+                if not self._objective:
+                    raise ValueError(
+                        f"`{_OBJECTIVE}` must find a gradient. Found none: it depends on none of the optimizer's "
+                        "parameters. Check that it comes from this model and that it is not detached."
+                    )
             # After the passes: before them the question would make the device wait.
-            for name, loss in [*losses.items(), *([] if objective is None else [("objective", objective)])]:
+            for call, loss in everything:
                 if not math.isfinite(loss.item()):
                     raise ValueError(
-                        f"`{_call(name)}` must be finite. Found {loss.item()}. Skip this batch, or lower the rate."
+                        f"`{call}` must be finite. Found {loss.item()}. Skip this batch, or lower the rate."
                     )
             return self.solve()
         except BaseException:
@@ -259,7 +270,7 @@ class LessForgetting(Optimizer):
         """Compute the direction from the gradients so far and write it to `.grad`.
 
         `step` does it if it has not been done; call it to clip, scale or look at the direction first. A parameter that
-        took no part in any loss and is not anchored keeps no gradient.
+        took no part in any loss keeps no gradient and is left alone, anchored or not, as in plain fine-tuning.
 
         Returns:
             The report, also kept in `report`.
@@ -268,6 +279,7 @@ class LessForgetting(Optimizer):
             ValueError: if constraints that the optimizer was promised are missing, or the rule does not fit them.
             RuntimeError: if there is no constraint gradient or the direction is there already; if a parameter was
                 added behind the wrapper's back.
+            TypeError: if what was backpropagated outside of any constraint has left a sparse gradient.
             FloatingPointError: if a gradient is not finite; nothing is changed then.
 
         Cost: one read of each row, one combination, three solves over m variables.
@@ -286,10 +298,11 @@ class LessForgetting(Optimizer):
             )
         names = [name for name in self.constraints or self._rows if name in self._rows]
         parameters = self._parameters()
+        check_dense("objective_loss.backward()", parameters)
         rows: list[Row] = [self._rows[name].get for name in names] + [self._objective_row()]
         products = gramian(rows, parameters).numpy()
         if not np.isfinite(products).all():
-            self._raise_not_finite([*names, "objective"], rows)
+            self._raise_not_finite([*map(_call, names), _OBJECTIVE], rows)
         report = solve_direction(
             products[:-1, :-1],
             products[:-1, -1],
@@ -314,6 +327,7 @@ class LessForgetting(Optimizer):
             set_to_none: as in torch.
         """
         self._reset()
+        self._spent = None
         self.base.zero_grad(set_to_none=set_to_none)
 
     # ------------------------------------------------------------------ steps
@@ -340,7 +354,7 @@ class LessForgetting(Optimizer):
         else:
             result = self.base.step(lambda: self._evaluate(closure))
         self._reset()
-        self._spent = next(((p.grad, p.grad._version) for p in self._parameters() if p.grad is not None), None)
+        self._mark_spent()
         return result
 
     def _evaluate(self, closure: Callable[[], Any]) -> Any:
@@ -372,7 +386,10 @@ class LessForgetting(Optimizer):
                     "`opt.add_param_group(group)` must not be anchored where Anchor(reference=...) is fixed. Found "
                     f'"anchor" {group.get("anchor", 1.0)}. Give the group "anchor": 0.0.'
                 )
-            self._remember([group])
+            _check_groups([group])
+            anchored = _anchored([group])
+            if self.anchor is not None and anchored:
+                self._start |= zip(anchored, self.anchor.start(anchored), strict=True)
         except BaseException:
             self.param_groups.pop()
             raise
@@ -407,13 +424,13 @@ class LessForgetting(Optimizer):
             changed = before(self, state_dict)
             state_dict = state_dict if changed is None else changed
         own = state_dict.pop(_KEY, None)
-        if own is None and self._start:
+        starts = own["anchor"] if own else {}
+        if self._start and not starts:
             warnings.warn(
-                "`opt.load_state_dict(...)` must hold θ₀ to restore it. Found none, as in a checkpoint of the bare base: "
-                "the anchor stays at the weights of when it was wrapped. Wrap before you load the model's weights.",
+                "`opt.load_state_dict(...)` must hold θ₀ to restore it. Found none, as in a checkpoint of the bare "
+                "base. The anchor stays at the weights of when it was wrapped: wrap before you load the model's.",
                 stacklevel=2,
             )
-        starts = own["anchor"] if own else {}
         places = [parameter for group in self.param_groups for parameter in group["params"]]
         for i, start in starts.items():
             if i >= len(places) or start.shape != places[i].shape:
@@ -425,10 +442,12 @@ class LessForgetting(Optimizer):
         anchors = [group.get("anchor") for group in self.param_groups]
         self.base.load_state_dict(state_dict)
         for group, anchor in zip(self.param_groups, anchors, strict=True):
-            if anchor is not None:
+            if own is None and anchor is not None:
                 group.setdefault("anchor", anchor)  # a bare checkpoint does not know it
         for i, start in starts.items():
             self._start[places[i]] = start.detach().to(device=places[i].device, dtype=places[i].dtype, copy=True)
+        if self._solved:
+            self._mark_spent()
         self._reset()
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
@@ -442,6 +461,7 @@ class LessForgetting(Optimizer):
         """Take over a state of `__getstate__`, with no gradients."""
         self._reset()
         super().__setstate__(state)
+        self.register_step_pre_hook(_solve_first)
 
     def __repr__(self) -> str:
         """Show the options and the base."""
@@ -459,35 +479,21 @@ class LessForgetting(Optimizer):
         self._objective = {}
         self._capturing = None
         self._solved = False
-        self._spent = None
+
+    def _mark_spent(self) -> None:
+        """Remember one of the gradients that are in `.grad` as a direction that was used."""
+        gradient = next((p.grad for p in self._parameters() if p.grad is not None), None)
+        self._spent = None if gradient is None else (weakref.ref(gradient), gradient._version)
+
+    def _is_spent(self, gradient: Tensor | None) -> bool:
+        """Tell whether a gradient is that of the last step, also if something was added to it; not if it was zeroed."""
+        if gradient is None or self._spent is None or gradient is not self._spent[0]():
+            return False
+        return gradient._version == self._spent[1] or bool(gradient.any())
 
     def _parameters(self) -> list[Tensor]:
         """Return the parameters that want a gradient, in the order of the groups."""
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-
-    def _remember(self, groups: Sequence[dict[str, Any]]) -> None:
-        """Check new groups and remember where their parameters stand."""
-        for group in groups:
-            if group.get("maximize"):
-                raise ValueError(
-                    "`LessForgetting(base)` must minimise. Found a parameter group with maximize=True. Negate the "
-                    "losses instead."
-                )
-            for parameter in group["params"]:
-                if parameter.is_complex():
-                    raise TypeError(
-                        f"`LessForgetting(base)` must have real parameters. Found one of {parameter.dtype} with shape "
-                        f"{list(parameter.shape)}. Keep it as two real ones (torch.view_as_real)."
-                    )
-            anchor = group.get("anchor", 1.0)
-            if not (isinstance(anchor, (int, float)) and anchor >= 0 and math.isfinite(anchor)):
-                raise ValueError(
-                    f'`"anchor"` of a parameter group must be a number ≥ 0. Found {anchor!r}. Use 0.0 to leave the '
-                    "group out of the anchor."
-                )
-        if self.anchor is not None:
-            anchored = [p for group in groups if group.get("anchor", 1.0) for p in group["params"]]
-            self._start |= zip(anchored, self.anchor.start(anchored), strict=True)
 
     def _objective_row(self) -> Row:
         """Return g₀ as a row: the anchor's gradient and what was backpropagated outside of the constraints."""
@@ -505,7 +511,8 @@ class LessForgetting(Optimizer):
 
         def row(parameter: Tensor) -> Tensor | None:
             blocks = [block for block in (parameter.grad, self._objective.get(parameter)) if block is not None]
-            if strengths[parameter] and self.anchor is not None:
+            used = blocks or any(parameter in row for row in self._rows.values())
+            if used and strengths[parameter] and self.anchor is not None:
                 blocks.append(self.anchor.gradient(parameter, self._start[parameter], strengths[parameter]))
             return sum(blocks[1:], start=blocks[0]) if blocks else None
 
@@ -518,10 +525,7 @@ class LessForgetting(Optimizer):
                 f"`{call}` must not be inside another constraint. Found `opt.constraint({self._capturing!r})` open. "
                 "Close it first."
             )
-        stale = self._spent is not None and any(
-            p.grad is self._spent[0] and p.grad._version == self._spent[1] for p in self._parameters()
-        )
-        if self._solved or stale:
+        if self._solved or any(self._is_spent(parameter.grad) for parameter in self._parameters()):
             done = "`opt.step()` or `opt.zero_grad()`" if self._solved else "`opt.zero_grad()`"
             raise RuntimeError(
                 f"`{call}` must come after {done}. Found the last direction still in `.grad`. "
@@ -538,22 +542,72 @@ class LessForgetting(Optimizer):
                 "Add it to `constraints` when wrapping."
             )
 
-    def _raise_not_finite(self, names: Sequence[str], rows: Sequence[Row]) -> None:
-        """Raise with the first constraint and parameter whose gradient is not finite."""
-        for name, row in zip(names, rows, strict=True):
+    def _raise_not_finite(self, calls: Sequence[str], rows: Sequence[Row]) -> None:
+        """Raise with the first loss and parameter whose gradient is not finite."""
+        for call, row in zip(calls, rows, strict=True):
             for k, group in enumerate(self.param_groups):
                 labels = group.get("param_names", [f"parameter {i}" for i in range(len(group["params"]))])
                 for label, parameter in zip(labels, group["params"], strict=True):
                     block = row(parameter) if parameter.requires_grad else None
                     if block is not None and not block.isfinite().all():
                         raise FloatingPointError(
-                            f"the gradient of {_call(name)} must be finite. Found NaN or infinity in {label} of group "
+                            f"the gradient of {call} must be finite. Found NaN or infinity in {label} of group "
                             f"{k}, shape {list(parameter.shape)}. Parameters and optimizer state are untouched: call "
                             "opt.zero_grad() and skip this batch, or lower the rate."
                         )
         raise FloatingPointError(
             "the squared norms of the gradients must be finite in float64. Found an overflow. Scale the losses down."
         )
+
+
+def _solve_first(opt: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Compute the direction before any other hook of the step: one that clips finds it in `.grad`, as in torch."""
+    assert isinstance(opt, LessForgetting)
+    if opt._rows and not opt._solved and opt._capturing is None and not any((*args[1:], *kwargs.values())):
+        opt.solve()
+
+
+def _check_groups(groups: Sequence[dict[str, Any]]) -> None:
+    """Raise for parameter groups that cannot be wrapped."""
+    for group in groups:
+        if group.get("maximize"):
+            raise ValueError(
+                "`LessForgetting(base)` must minimise. Found a parameter group with maximize=True. Negate the losses "
+                "instead."
+            )
+        for parameter in group["params"]:
+            if parameter.is_complex():
+                raise TypeError(
+                    f"`LessForgetting(base)` must have real parameters. Found one of {parameter.dtype} with shape "
+                    f"{list(parameter.shape)}. Keep it as two real ones (torch.view_as_real)."
+                )
+        anchor = group.get("anchor", 1.0)
+        if not (isinstance(anchor, (int, float)) and anchor >= 0 and math.isfinite(anchor)):
+            raise ValueError(
+                f'`"anchor"` of a parameter group must be a number ≥ 0. Found {anchor!r}. Use 0.0 to leave the group '
+                "out of the anchor."
+            )
+
+
+def _anchored(groups: Sequence[dict[str, Any]]) -> list[Tensor]:
+    """Return the parameters of the groups that are anchored, in order."""
+    return [parameter for group in groups if group.get("anchor", 1.0) for parameter in group["params"]]
+
+
+def _check_constraints(constraints: Iterable[str]) -> tuple[str, ...]:
+    """Return the declared names; raise if they are not different strings."""
+    call = "LessForgetting(constraints=...)"
+    if isinstance(constraints, str):
+        raise TypeError(f"`{call}` must be a list of names. Found the string {constraints!r}. Put it into a list.")
+    names = tuple(constraints)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"`{call}` must be a list of strings. Found {type(name).__name__}. Use str({name!r}).")
+        if names.count(name) > 1:
+            raise ValueError(f"`{call}` must name every constraint once. Found {name!r} twice. Leave one out.")
+    if not names:
+        raise ValueError(f"`{call}` must name at least one constraint. Found none. Leave it out to allow any names.")
+    return names
 
 
 def _named(constraints: Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Tensor]:
@@ -575,9 +629,8 @@ def _named(constraints: Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Te
     return losses
 
 
-def _check_loss(name: str, loss: Tensor) -> None:
+def _check_loss(call: str, loss: Tensor) -> None:
     """Raise for what is not a real scalar that needs a gradient."""
-    call = _call(name)
     if not isinstance(loss, Tensor):
         raise TypeError(f"`{call}` must be a tensor. Found {type(loss).__name__}. Pass the loss, not its value.")
     if loss.numel() != 1:
@@ -592,5 +645,5 @@ def _check_loss(name: str, loss: Tensor) -> None:
 
 
 def _call(name: str) -> str:
-    """Return how the user wrote a loss of `backward`."""
-    return "opt.backward(..., objective=...)" if name == "objective" else f"opt.backward({{{name!r}: ...}})"
+    """Return how the user wrote a constraint loss of `backward`."""
+    return f"opt.backward({{{name!r}: ...}})"

@@ -79,7 +79,8 @@ def _nonnegative(gramian: Array, linear: Array, bound: float | None, cap: int) -
     x = np.zeros(len(norms))
     impossible = bool((linear[norms == 0] < 0).any())
     if not len(rows) or bound == 0:
-        return x, Status.UNBOUNDED if impossible else Status.OPTIMAL, 0
+        status = Status.BOUND_ACTIVE if (linear < 0).any() else Status.OPTIMAL
+        return x, Status.UNBOUNDED if impossible else status, 0
     lengths = norms[rows]
     quadratic = gramian[np.ix_(rows, rows)] / lengths / lengths[:, None]
     q = linear[rows] / lengths

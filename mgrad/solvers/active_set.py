@@ -39,6 +39,7 @@ def solve_active_set(
         vertex = int(np.argmin(0.5 * np.diagonal(quadratic) / normal**2 + linear / normal))
         y[vertex], free = 1 / normal[vertex], [vertex]
     resting = np.zeros(size, dtype=bool)  # freed without progress: rounding, not descent
+    seen = {frozenset(free)}
 
     for iteration in range(max_iterations):
         slack, error = _slack(quadratic, linear, normal, y, free)
@@ -52,14 +53,21 @@ def solve_active_set(
         while (null := _null_direction(quadratic, normal, free, entering)) is not None:
             y, leaving = _follow(y, null)
             if leaving is None:
-                return y, Status.UNBOUNDED, iteration
+                break
             free, followed = [i for i in free if i != leaving], True
+        if null is not None:
+            if normal is None and _falls_for_ever(quadratic, linear, slack, start, null):
+                return y, Status.UNBOUNDED, iteration
+            resting[entering] = True
+            continue
         free = [*free, entering]
         y, free = _descend(quadratic, linear, normal, y, free)
 
         move = y - start
-        if followed or -(slack @ move + 0.5 * move @ quadratic @ move) > 0:
+        progress = followed or -(slack @ move + 0.5 * move @ quadratic @ move) > 0
+        if progress and frozenset(free) not in seen:
             resting[:] = False
+            seen.add(frozenset(free))
         else:
             resting[entering] = True
     return y, Status.ITERATION_LIMIT, max_iterations
@@ -91,8 +99,11 @@ def _system(quadratic: Array, normal: Array | None, columns: list[int]) -> tuple
 
 
 def _null_direction(quadratic: Array, normal: Array | None, free: list[int], entering: int) -> Array | None:
-    """Return a direction [m], 1 at `entering` and supported on it and `free`, of no curvature to rounding, if any."""
-    system, _ = _system(quadratic, normal, [*free, entering])
+    """Return a direction [m], 1 at `entering`, 0 outside of it and `free`, of no curvature to rounding, if any.
+
+    Of all such directions (within the hyperplane, if there is one) it is that of the least curvature.
+    """
+    system, v = _system(quadratic, normal, [*free, entering])
     sizes = np.abs(system)
     null = np.ones(len(system))
     floor = np.zeros(len(system))
@@ -101,6 +112,9 @@ def _null_direction(quadratic: Array, normal: Array | None, free: list[int], ent
         if failed:
             return None
         null[:-1] = -lapack.dpotrs(factor, system[:-1, -1], lower=1)[0]
+        if normal is not None:
+            along = lapack.dpotrs(factor, v[:-1], lower=1)[0]
+            null[:-1] -= (v @ null) / (v[:-1] @ along) * along
         inverse = lapack.dpotrs(factor, np.eye(len(free)), lower=1)[0]
         floor[:-1] = np.abs(inverse) @ (sizes[:-1] @ np.abs(null))
     if null @ system @ null > rounding(len(quadratic)) * (np.abs(null) @ sizes @ np.abs(null)):
@@ -123,6 +137,15 @@ def _follow(y: Array, direction: Array) -> tuple[Array, int | None]:
     y = np.maximum(y + steps.min() * direction, 0.0)
     y[leaving] = 0.0
     return y, leaving
+
+
+def _falls_for_ever(quadratic: Array, linear: Array, slack: Array, y: Array, direction: Array) -> bool:
+    """Tell if a null direction that nothing ends gains more than rounding: slope²/2κ, κ the error of its curvature."""
+    size = np.abs(direction)
+    curvature = rounding(len(y)) * float(size @ np.abs(quadratic) @ size)
+    magnitude = float(y @ (np.abs(quadratic) @ y + np.abs(linear)))
+    slope = float(slack @ direction)
+    return slope < 0 and slope**2 > 2 * curvature * rounding(len(y)) * magnitude
 
 
 def _descend(

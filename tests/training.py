@@ -1,0 +1,78 @@
+"""What the tests of the optimizer share: bases, a small model with losses that conflict, training, equality of bits."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module, Sequential, Tanh
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+
+from mgrad import LessForgetting
+
+Base = Callable[[Any], Optimizer]
+
+BASES: dict[str, Base] = {
+    "SGD": partial(SGD, lr=0.1),
+    "SGD-momentum": partial(SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "Adam": partial(Adam, lr=0.01),
+    "AdamW": partial(AdamW, lr=0.01),
+    "AdamW-foreach": partial(AdamW, lr=0.01, foreach=True),
+    "AdamW-fused": partial(AdamW, lr=0.01, fused=True),
+    "AdamW-amsgrad": partial(AdamW, lr=0.01, amsgrad=True),
+    "RMSprop": partial(RMSprop, lr=0.01, momentum=0.9, centered=True),
+    "Adagrad": partial(Adagrad, lr=0.1),
+}
+every_base = pytest.mark.parametrize("base", BASES.values(), ids=BASES)
+
+
+def new_model(seed: int = 0) -> Sequential:
+    """Return a small network in float64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Sequential(Linear(3, 4), Tanh(), Linear(4, 1)).double()
+
+
+def losses(model: Module, step: int) -> dict[str, Tensor]:
+    """Return three regressions on the batch of a step, each with a graph of its own; "en" and "de" contradict."""
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+    targets = {"en": x[:, :1], "de": x[:, 1:2] - x[:, :1], "fr": x[:, 2:]}
+    return {name: (model(x) - target).square().mean() for name, target in targets.items()}
+
+
+def train(model: Module, opt: LessForgetting, steps: Iterable[int]) -> None:
+    """Take the steps, each with its own batch."""
+    for step in steps:
+        opt.zero_grad()
+        opt.backward(losses(model, step))
+        opt.step()
+
+
+def weights(model: Module) -> list[Tensor]:
+    """Return copies of the parameters."""
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def gradients(model: Module) -> list[Tensor | None]:
+    """Return copies of `.grad`."""
+    return [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()]
+
+
+def assert_identical(actual: Any, expected: Any, path: str = "") -> None:
+    """Compare tensors bit for bit, in whatever dicts and lists they are."""
+    assert type(actual) is type(expected), path
+    if isinstance(expected, Tensor):
+        assert actual.dtype == expected.dtype, path
+        assert torch.equal(actual, expected), path
+    elif isinstance(expected, Mapping):
+        assert list(actual) == list(expected), path
+        for key in expected:
+            assert_identical(actual[key], expected[key], f"{path}[{key!r}]")
+    elif isinstance(expected, list | tuple):
+        assert len(actual) == len(expected), path
+        for i, (one, other) in enumerate(zip(actual, expected, strict=True)):
+            assert_identical(one, other, f"{path}[{i}]")
+    else:
+        assert actual == expected, path

@@ -4,6 +4,7 @@ In: parameters and what autograd leaves in `.grad`. Out: G on the host, and one 
 May import: nothing of mgrad. Knows no optimizer.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -79,10 +80,13 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor]) -> Tensor:
 
     Cost: k²n multiplications; k blocks of memory besides the rows.
     """
-    products = {device: _Products(len(rows), device) for device in {parameter.device for parameter in parameters}}
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    sizes = Counter[torch.device]()
+    for parameter in parameters:
+        sizes[parameter.device] += parameter.numel()
+    products = {device: _Products(len(rows), size, device) for device, size in sizes.items()}
     for parameter in parameters:
         products[parameter.device].add([row(parameter) for row in rows])
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
     for partial in products.values():
         total += partial.total().cpu()
     return total
@@ -91,22 +95,25 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor]) -> Tensor:
 class _Products:
     """Inner products on one device: the rows flow through a window of float64 values [k, block]."""
 
-    def __init__(self, rows: int, device: torch.device) -> None:
-        """Start with no products."""
+    def __init__(self, rows: int, size: int, device: torch.device) -> None:
+        """Start with no products, for rows of so many values."""
+        block = min(size, _BLOCK.get(device.type, _BLOCK["cuda"]))
         self.sum = torch.zeros(rows, rows, dtype=torch.float64, device=device)
-        self.window = torch.zeros(rows, _BLOCK.get(device.type, _BLOCK["cuda"]), dtype=torch.float64, device=device)
+        self.window = torch.empty(rows, block, dtype=torch.float64, device=device)
         self.filled = 0
 
     def add(self, blocks: Sequence[Tensor | None]) -> None:
         """Add the products of one parameter's blocks, one for each row."""
-        present = [(i, block.detach().reshape(-1)) for i, block in enumerate(blocks) if block is not None]
-        if not present:
-            return
-        length, start = present[0][1].numel(), 0
+        flat = [None if block is None else block.detach().reshape(-1) for block in blocks]
+        length, start = max((block.numel() for block in flat if block is not None), default=0), 0
         while start < length:
             stop = min(length, start + self.window.shape[1] - self.filled)
-            for i, block in present:
-                self.window[i, self.filled : self.filled + stop - start].copy_(block[start:stop])
+            for row, block in zip(self.window, flat, strict=True):
+                part = row[self.filled : self.filled + stop - start]
+                if block is None:
+                    part.zero_()
+                else:
+                    part.copy_(block[start:stop])
             self.filled += stop - start
             start = stop
             if self.filled == self.window.shape[1]:
@@ -121,7 +128,6 @@ class _Products:
         """Multiply what is in the window and start it anew."""
         window = self.window[:, : self.filled]
         self.sum += window @ window.T
-        self.window.zero_()
         self.filled = 0
 
 

@@ -115,20 +115,22 @@ def test_every_loss_falls_for_a_small_enough_step(point: list[float], strength: 
 
 
 def test_every_loss_falls_in_every_step_that_is_small_enough() -> None:
-    """(9) with curvature 2: loss i falls where bᵢ > η‖d‖². With the default margin that is most of the way."""
+    """(9) with curvature 2: loss i falls where (Jd)ᵢ > η‖d‖²: in most steps, all do."""
     theta, rate = Parameter(torch.tensor([8.0, -6.0, 5.0], dtype=torch.float64)), 0.02
     opt = LessForgetting(SGD([theta], lr=rate), strength=0.1)
     small_enough = 0
-    for _ in range(200):
+    for _ in range(50):
         before = np.array([value.item() for value in quadratics(theta)])
         opt.zero_grad()
         report = opt.backward(quadratics(theta))
         opt.step()
-        falls = report.decrease > rate * report.direction_norm**2 + 1e-12 * before / rate  # what is seen above rounding
+        falls = (
+            report.predicted_decrease > rate * report.direction_norm**2 + 1e-12 * before / rate
+        )  # what is seen above rounding
         after = np.array([value.item() for value in quadratics(theta)])
         assert (after < before)[falls].all()
         small_enough += bool(falls.all())
-    assert small_enough >= 50
+    assert small_enough >= 15
 
 
 @pytest.mark.parametrize("start", [[8.0, -6.0, 5.0], [0.0, 0.0, 0.0], [-3.0, 7.0, 7.0], [2.0, 1.0, 1.5]], ids=str)

@@ -1,7 +1,7 @@
 """`LessForgetting`: an optimizer around an optimizer, which hands it the constrained less-forgetting direction.
 
-In: losses, or backward passes. Out: `.grad` and the base's step. May import: jacobian, direction, anchor, decrease,
-report. The only file that knows `torch.optim`, parameter groups and state dicts.
+In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, direction, anchor,
+decrease, report. The only file that knows `torch.optim`, parameter groups and state dicts.
 """
 
 import math
@@ -20,6 +20,7 @@ from mgrad.anchor import Anchor
 from mgrad.decrease import DecreaseRule, KeepPace
 from mgrad.direction import Scale, check_options, solve_direction
 from mgrad.jacobian import Row, capture, check_dense, combine, gramian, shared_graphs
+from mgrad.losses import check_loss, check_names, loss_call, named_losses
 from mgrad.report import Report
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
@@ -112,7 +113,7 @@ class LessForgetting(Optimizer):
         self.strength = strength
         self.scale: Scale = scale
         self.limit = limit
-        self.constraints = None if constraints is None else _check_constraints(constraints)
+        self.constraints = None if constraints is None else check_names(constraints)
         self.report: Report | None = None
         self._start: dict[Tensor, Tensor] = {}
         # Not Optimizer.__init__, which would add the base's groups anew and give them a second state: here groups,
@@ -178,12 +179,12 @@ class LessForgetting(Optimizer):
 
         Cost: m backward passes (and one for the objective).
         """
-        losses = _named(constraints)
-        everything = [(_call(name), loss) for name, loss in losses.items()]
+        losses = named_losses(constraints)
+        everything = [(loss_call(name), loss) for name, loss in losses.items()]
         if objective is not None:
             everything.append((_OBJECTIVE, objective))
         for call, loss in everything:
-            _check_loss(call, loss)
+            check_loss(call, loss)
         self._check_open("opt.backward(...)")
         for name in losses:
             self._check_name(f"opt.backward({{{name!r}: ...}})", name)
@@ -302,7 +303,7 @@ class LessForgetting(Optimizer):
         rows: list[Row] = [self._rows[name].get for name in names] + [self._objective_row()]
         products = gramian(rows, parameters).numpy()
         if not np.isfinite(products).all():
-            self._raise_not_finite([*map(_call, names), _OBJECTIVE], rows)
+            self._raise_not_finite([*map(loss_call, names), _OBJECTIVE], rows)
         report = solve_direction(
             products[:-1, :-1],
             products[:-1, -1],
@@ -592,58 +593,3 @@ def _check_groups(groups: Sequence[dict[str, Any]]) -> None:
 def _anchored(groups: Sequence[dict[str, Any]]) -> list[Tensor]:
     """Return the parameters of the groups that are anchored, in order."""
     return [parameter for group in groups if group.get("anchor", 1.0) for parameter in group["params"]]
-
-
-def _check_constraints(constraints: Iterable[str]) -> tuple[str, ...]:
-    """Return the declared names; raise if they are not different strings."""
-    call = "LessForgetting(constraints=...)"
-    if isinstance(constraints, str):
-        raise TypeError(f"`{call}` must be a list of names. Found the string {constraints!r}. Put it into a list.")
-    names = tuple(constraints)
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"`{call}` must be a list of strings. Found {type(name).__name__}. Use str({name!r}).")
-        if names.count(name) > 1:
-            raise ValueError(f"`{call}` must name every constraint once. Found {name!r} twice. Leave one out.")
-    if not names:
-        raise ValueError(f"`{call}` must name at least one constraint. Found none. Leave it out to allow any names.")
-    return names
-
-
-def _named(constraints: Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return the losses by name."""
-    if isinstance(constraints, Mapping):
-        losses = dict(constraints)
-    elif isinstance(constraints, Sequence):
-        losses = {str(i): loss for i, loss in enumerate(constraints)}
-    else:
-        raise TypeError(
-            f"`opt.backward(constraints)` must be a mapping or a sequence of losses. Found "
-            f"{type(constraints).__name__}. Pass one scalar loss for each constraint: they are not summed."
-        )
-    if not losses:
-        raise ValueError(
-            "`opt.backward(constraints)` must hold at least one loss. Found none. Pass one scalar loss for each "
-            "constraint."
-        )
-    return losses
-
-
-def _check_loss(call: str, loss: Tensor) -> None:
-    """Raise for what is not a real scalar that needs a gradient."""
-    if not isinstance(loss, Tensor):
-        raise TypeError(f"`{call}` must be a tensor. Found {type(loss).__name__}. Pass the loss, not its value.")
-    if loss.numel() != 1:
-        raise ValueError(f"`{call}` must be a scalar. Found shape {list(loss.shape)}. Take its mean or sum.")
-    if not loss.is_floating_point():
-        raise ValueError(f"`{call}` must be real. Found {loss.dtype}. Take its real part, or its absolute value.")
-    if not loss.requires_grad:
-        raise ValueError(
-            f"`{call}` must need a gradient. Found requires_grad False. Compute it from the model, outside of "
-            "torch.no_grad() and without .item() or .detach()."
-        )
-
-
-def _call(name: str) -> str:
-    """Return how the user wrote a constraint loss of `backward`."""
-    return f"opt.backward({{{name!r}: ...}})"

@@ -38,7 +38,7 @@ class Setting:
         rate: learning rate of the encoder, or of the head where that alone is trained.
         metric: the name of the score.
         sources: languages trained on.
-        curves: of each seed, its points.
+        curves: the points of each seed.
     """
 
     task: str
@@ -46,7 +46,7 @@ class Setting:
     rate: float
     metric: str
     sources: tuple[str, ...]
-    curves: list[list[dict[str, Any]]]
+    curves: dict[int, list[dict[str, Any]]]
 
     @property
     def label(self) -> str:
@@ -56,11 +56,21 @@ class Setting:
     @property
     def steps(self) -> list[int]:
         """The steps at which every seed was looked at."""
-        return [point["step"] for point in self.curves[0]]
+        return [point["step"] for point in self._first]
+
+    @property
+    def last(self) -> list[dict[str, Any]]:
+        """The points of all seeds at the end of training."""
+        return [curve[-1] for curve in self.curves.values()]
+
+    @property
+    def _first(self) -> list[dict[str, Any]]:
+        """Return the curve of the first seed."""
+        return next(iter(self.curves.values()))
 
     def values(self, measure: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
         """Return a measure as [seeds, looks]; NaN where it was not taken."""
-        return np.array([[point[measure] for point in curve] for curve in self.curves], dtype=np.float64)
+        return np.array([[point[measure] for point in curve] for curve in self.curves.values()], dtype=np.float64)
 
     def at_end(self, measure: str) -> str:
         """Return mean ± standard deviation over the seeds at the end of training."""
@@ -103,20 +113,31 @@ def load(directory: Path) -> list[Setting]:
     order = list(COLOURS)
     return [
         Setting(
-            task, method, rate, group[0]["metric"], tuple(group[0]["arguments"]["sources"]), [r["curve"] for r in group]
+            task,
+            method,
+            rate,
+            group[0]["metric"],
+            tuple(group[0]["arguments"]["sources"]),
+            {run["arguments"]["seed"]: run["curve"] for run in group},
         )
         for (task, method, rate), group in sorted(runs.items(), key=lambda i: (i[0][0], order.index(i[0][1]), i[0][2]))
     ]
 
 
 def best_rates(settings: Sequence[Setting]) -> list[Setting]:
-    """Return of each method the setting that does best on the sources' development templates at the end."""
-    best: dict[tuple[str, str], Setting] = {}
+    """Return of each method the rate that does best on the sources' development templates at the end.
+
+    Compared on the seeds that all rates of the method have: a grid may be run with one seed and the best with more.
+    """
+    rates: dict[tuple[str, str], list[Setting]] = defaultdict(list)
     for setting in settings:
-        key = (setting.task, setting.method)
-        if key not in best or setting.values("dev")[:, -1].mean() > best[key].values("dev")[:, -1].mean():
-            best[key] = setting
-    return list(best.values())
+        rates[setting.task, setting.method].append(setting)
+    best = []
+    for group in rates.values():
+        common = set.intersection(*(set(setting.curves) for setting in group))
+        scores = [round(sum(setting.curves[seed][-1]["dev"] for seed in common), 9) for setting in group]
+        best.append(group[scores.index(max(scores))])  # of equals the lowest rate
+    return best
 
 
 def tables(settings: Sequence[Setting]) -> str:
@@ -126,6 +147,7 @@ def tables(settings: Sequence[Setting]) -> str:
     seeds = max(len(setting.curves) for setting in settings)
     start = _spread(first.values("retrieval")[:, 0])
     level = LEVEL * max(float(setting.values("source").mean(0).max()) for setting in settings)
+    languages = first.last[0]["scores"]
     parts = [
         f"### {first.task}: after {steps} steps",
         f"Score: {first.metric}. Sources: {', '.join(first.sources)}. Seeds: {seeds}"
@@ -148,15 +170,11 @@ def tables(settings: Sequence[Setting]) -> str:
         _table(["method and rate", "step", *MEASURES.values()], [_level_row(setting, level) for setting in settings]),
         f"### {first.task}: {first.metric} by language at the end",
         _table(
-            ["method and rate", *first.curves[0][-1]["scores"]],
-            [
-                [s.label, *(_number(np.mean([c[-1]["scores"][k] for c in s.curves])) for k in c0)]
-                for s in settings
-                for c0 in [s.curves[0][-1]["scores"]]
-            ],
+            ["method and rate", *languages],
+            [[s.label, *(_number(np.mean([p["scores"][k] for p in s.last])) for k in languages)] for s in settings],
         ),
     ]
-    directed = [setting for setting in settings if setting.curves[0][-1]["report"]]
+    directed = [setting for setting in settings if setting.last[0]["report"]]
     if directed:
         columns = {f"multiplier {k}": f"multiplier/{k}" for k in first.sources}
         columns |= {"pairs in conflict": "conflicts", "smallest cosine": "smallest_cosine", "optimal": "optimal"}
@@ -165,7 +183,7 @@ def tables(settings: Sequence[Setting]) -> str:
             _table(
                 ["method and rate", *columns],
                 [
-                    [s.label, *(_number(np.mean([c[-1]["report"][k] for c in s.curves])) for k in columns.values())]
+                    [s.label, *(_number(np.mean([p["report"][k] for p in s.last])) for k in columns.values())]
                     for s in directed
                 ],
             ),

@@ -140,55 +140,66 @@ def best_rates(settings: Sequence[Setting]) -> list[Setting]:
     return best
 
 
-def tables(settings: Sequence[Setting]) -> str:
-    """Return the tables of one task as Markdown: at the end, at equal source score, by language, the directions."""
+def summary(settings: Sequence[Setting]) -> str:
+    """Return the tables of one task that compare methods, as Markdown: at the end, and at equal source score."""
     first = settings[0]
-    steps = first.steps[-1]
     seeds = max(len(setting.curves) for setting in settings)
-    start = _spread(first.values("retrieval")[:, 0])
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     level = LEVEL * max(float(setting.values("source").mean(0).max()) for setting in settings)
-    languages = first.last[0]["scores"]
-    parts = [
-        f"### {first.task}: after {steps} steps",
-        f"Score: {first.metric}. Sources: {', '.join(first.sources)}. Seeds: {seeds}"
-        + (", mean ± standard deviation" if seeds > 1 else "")
-        + f". The starting model has retrieval@1 {start}.",
-        _table(
-            ["method and rate", "dev", *MEASURES.values(), "‖r‖/max‖gᵢ‖"],
-            [
-                [
-                    s.label,
-                    s.at_end("dev"),
-                    *(s.at_end(measure) for measure in MEASURES),
-                    s.at_end("strong_stationarity"),
-                ]
-                for s in settings
-            ],
-        ),
-        f"### {first.task}: when the source score first reaches {level:.2f}",
-        f"{LEVEL:.0%} of the best; straight lines between looks.",
-        _table(["method and rate", "step", *MEASURES.values()], [_level_row(setting, level) for setting in settings]),
-        f"### {first.task}: {first.metric} by language at the end",
-        _table(
-            ["method and rate", *languages],
-            [[s.label, *(_number(np.mean([p["scores"][k] for p in s.last])) for k in languages)] for s in settings],
-        ),
-    ]
-    directed = [setting for setting in settings if setting.last[0]["report"]]
-    if directed:
-        columns = {f"multiplier {k}": f"multiplier/{k}" for k in first.sources}
-        columns |= {"pairs in conflict": "conflicts", "smallest cosine": "smallest_cosine", "optimal": "optimal"}
-        parts += [
-            f"### {first.task}: the directions, means over the steps since the last look",
+    note = (
+        f"Source: {first.metric} on {', '.join(first.sources)}, which were trained on. Unseen: the same on languages "
+        "never trained on. Retrieval@1: cross-lingual knowledge kept in the unseen languages; the starting model has "
+        f"{_number(first.values('retrieval')[:, 0].mean())}. ‖θ−θ₀‖: how far the weights have moved. Dev: what rates are "
+        f"chosen by. All {spread}."
+    )
+    return "\n\n".join(
+        [
+            f"### {first.task}: after {first.steps[-1]} steps",
+            note,
             _table(
-                ["method and rate", *columns],
+                ["method and rate", *MEASURES.values(), "dev"],
+                [[setting.label, *(setting.at_end(measure) for measure in (*MEASURES, "dev"))] for setting in settings],
+            ),
+            f"### {first.task}: when the source score first reaches {level:.2f}",
+            f"That is {LEVEL:.0%} of the best. Between looks, straight lines.",
+            _table(["method and rate", "step", *MEASURES.values()], [_level_row(s, level) for s in settings]),
+        ]
+    )
+
+
+def details(settings: Sequence[Setting]) -> str:
+    """Return the tables of one task that go into detail, as Markdown: by language, and the directions."""
+    first = settings[0]
+    languages = first.last[0]["scores"]
+    columns = {f"multiplier {k}": f"multiplier/{k}" for k in first.sources}
+    columns |= {"pairs in conflict": "conflicts", "smallest cosine": "smallest_cosine", "optimal": "optimal"}
+
+    def mean(setting: Setting, group: str, name: str) -> str:
+        values = [point[group].get(name, math.nan) for point in setting.last]
+        return _number(np.mean(values))
+
+    return "\n\n".join(
+        [
+            f"### {first.task}: {first.metric} by language at the end",
+            _table(
+                ["method and rate", *languages],
+                [[setting.label, *(mean(setting, "scores", name) for name in languages)] for setting in settings],
+            ),
+            f"### {first.task}: stationarity and directions at the end",
+            "√δ and ‖r‖: of the same utterances for all methods. The others: means over the steps since the last look.",
+            _table(
+                ["method and rate", "√δ/max‖gᵢ‖", "‖r‖/max‖gᵢ‖", *columns],
                 [
-                    [s.label, *(_number(np.mean([p["report"][k] for p in s.last])) for k in columns.values())]
-                    for s in directed
+                    [
+                        setting.label,
+                        *(setting.at_end(measure) for measure in ("stationarity", "strong_stationarity")),
+                        *(mean(setting, "report", name) for name in columns.values()),
+                    ]
+                    for setting in settings
                 ],
             ),
         ]
-    return "\n\n".join(parts)
+    )
 
 
 def plot(settings: Sequence[Setting], path: Path) -> None:
@@ -242,15 +253,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.best:
         chosen = best_rates(settings)
         settings = [s for s in settings if s in chosen or s.rate in (arguments.rates or [])]
-    text = []
+    page = []
     for task in dict.fromkeys(setting.task for setting in settings):
         group = [setting for setting in settings if setting.task == task]
-        text.append(tables(group))
         plot(group, arguments.directory / f"{task}.png")
-    page = "\n\n".join(text) + "\n"
-    (arguments.directory / "tables.md").write_text(page, encoding="utf-8")
-    print(page)
-    print(f"written to {arguments.directory}: tables.md and a plot for each task")
+        page += [summary(group), details(group)]
+        print(f"\n{summary(group)}\n")
+    (arguments.directory / "tables.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+    print(f"{arguments.directory}: {task}.png shows this over the steps; tables.md adds languages and directions.")
 
 
 def _level_row(setting: Setting, level: float) -> list[str]:

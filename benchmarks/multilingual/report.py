@@ -147,9 +147,9 @@ def summary(settings: Sequence[Setting]) -> str:
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     level = LEVEL * max(float(setting.values("source").mean(0).max()) for setting in settings)
     note = (
-        f"Source: {first.metric} on {', '.join(first.sources)}, which were trained on. Unseen: the same on languages "
+        f"Source: {first.metric} on {', '.join(first.sources)}, trained on. Unseen: the same on languages "
         "never trained on. Retrieval@1: cross-lingual knowledge kept in the unseen languages; the starting model has "
-        f"{_number(first.values('retrieval')[:, 0].mean())}. ‖θ−θ₀‖: how far the weights have moved. Dev: what rates are "
+        f"{_number(first.values('retrieval')[:, 0].mean())}. ‖θ−θ₀‖: how far the weights moved. Dev: what rates are "
         f"chosen by. All {spread}."
     )
     return "\n\n".join(

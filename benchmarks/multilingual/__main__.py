@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=list(METHODS),
         metavar="METHOD",
-        default=["probe", "sum", "l2sp", "less-forgetting"],
+        default=["probe", "sum", "probe-sum", "l2sp", "less-forgetting"],
         help=methods,
     )
     add(

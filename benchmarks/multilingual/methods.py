@@ -82,7 +82,7 @@ METHODS = {
     "sum": Method("plain fine-tuning on the sum of the losses", {"slots": 1e-4, "intents": 1e-4}, Summed),
     "probe-sum": Method(
         "linear probe for a third of the steps, then plain fine-tuning",
-        {"slots": 5e-5, "intents": 5e-5},
+        {"slots": 1e-4, "intents": 1e-4},
         Summed,
         frozen=1 / 3,
     ),

@@ -124,20 +124,20 @@ def load(directory: Path) -> list[Setting]:
     ]
 
 
-def best_rates(settings: Sequence[Setting]) -> list[Setting]:
-    """Return of each method the rate that does best on the sources' development templates at the end.
+def best_rates(settings: Sequence[Setting], rates: Sequence[float] = ()) -> list[Setting]:
+    """Return of each method the rate that does best on the sources' development templates at the end, and other rates.
 
     Compared on the seeds that all rates of the method have: a grid may be run with one seed and the best with more.
     """
-    rates: dict[tuple[str, str], list[Setting]] = defaultdict(list)
+    methods: dict[tuple[str, str], list[Setting]] = defaultdict(list)
     for setting in settings:
-        rates[setting.task, setting.method].append(setting)
+        methods[setting.task, setting.method].append(setting)
     best = []
-    for group in rates.values():
+    for group in methods.values():
         common = set.intersection(*(set(setting.curves) for setting in group))
         scores = [round(sum(setting.curves[seed][-1]["dev"] for seed in common), 9) for setting in group]
         best.append(group[scores.index(max(scores))])  # of equals the lowest rate
-    return best
+    return [setting for setting in settings if setting in best or setting.rate in rates]
 
 
 def summary(settings: Sequence[Setting]) -> str:
@@ -247,12 +247,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--best", action="store_true", help="of each method only the rate that is best on the development templates"
     )
-    parser.add_argument("--rates", nargs="+", type=float, metavar="RATE", help="and, with --best, all methods at these")
+    parser.add_argument(
+        "--rates", nargs="+", type=float, metavar="RATE", default=[], help="and, with --best, all methods at these"
+    )
     arguments = parser.parse_args(argv)
     settings = load(arguments.directory)
     if arguments.best:
-        chosen = best_rates(settings)
-        settings = [s for s in settings if s in chosen or s.rate in (arguments.rates or [])]
+        settings = best_rates(settings, arguments.rates)
     page = []
     for task in dict.fromkeys(setting.task for setting in settings):
         group = [setting for setting in settings if setting.task == task]

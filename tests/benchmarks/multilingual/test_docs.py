@@ -1,0 +1,29 @@
+"""The tables of the docs are what the report prints from the runs that lie beside the example."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.multilingual import report
+
+ROOT = Path(__file__).parents[3]
+RESULTS = ROOT / "benchmarks" / "multilingual" / "results"
+
+
+def rows(text: str) -> list[str]:
+    """Return the rows of the tables, without their alignment."""
+    return [" ".join(line.split()) for line in text.splitlines() if line.startswith("|") and "---" not in line]
+
+
+@pytest.mark.parametrize("task", ["slots", "intents"])
+def test_tables_of_the_study_are_made_from_its_runs(task: str) -> None:
+    settings = report.best_rates(report.load(RESULTS / task), [2e-4])
+    expected = rows(report.summary(settings)) + rows(report.details(settings))
+    found = rows((ROOT / "docs" / "multilingual.md").read_text(encoding="utf-8"))
+    assert [row for row in expected if row not in found] == []
+
+
+def test_the_table_of_the_demo_is_made_from_its_runs() -> None:
+    expected = rows(report.summary(report.load(RESULTS / "demo")))
+    found = rows((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert [row for row in expected if row not in found] == []

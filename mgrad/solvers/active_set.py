@@ -42,7 +42,7 @@ def solve_active_set(
     seen = {frozenset(free)}
 
     for iteration in range(max_iterations):
-        slack, error = _slack(quadratic, linear, normal, y, free)
+        slack, error = _slack(quadratic, linear, normal, y)
         falling = (slack < -error) & ~resting
         falling[free] = False
         if not falling.any():
@@ -73,15 +73,15 @@ def solve_active_set(
     return y, Status.ITERATION_LIMIT, max_iterations
 
 
-def _slack(quadratic: Array, linear: Array, normal: Array | None, y: Array, free: list[int]) -> tuple[Array, Array]:
-    """Return the slacks Cy + q − κv [m], κ from the free variables, and their rounding errors [m]."""
+def _slack(quadratic: Array, linear: Array, normal: Array | None, y: Array) -> tuple[Array, Array]:
+    """Return the slacks Cy + q − κv [m] and their rounding errors [m]."""
     slack = quadratic @ y + linear
     error = rounding(len(y)) * (np.abs(quadratic) @ y + np.abs(linear))
     if normal is not None:
-        v = normal[free] / normal[free].max()
-        share = v / (v @ v) / normal[free].max()
-        slack = slack - float(share @ slack[free]) * normal
-        error = error + float(share @ error[free]) * normal
+        # κ as the mean under y, as in the certificate: it is known to the rounding error of the objective.
+        share = y / float(normal @ y)
+        slack = slack - float(share @ slack) * normal
+        error = error + float(share @ error) * normal
     return slack, error
 
 
@@ -178,11 +178,13 @@ def _minimiser(quadratic: Array, linear: Array, normal: Array | None, free: list
     if failed:
         return None
     along = lapack.dpotrs(factor, v, lower=1)[0]
+    block = quadratic[np.ix_(free, free)]  # without vvᵀ, whose terms would swamp the residual of small variables
     point, level = np.zeros(len(free)), 0.0
     for _ in range(2):
-        change = lapack.dpotrs(factor, level * v - linear[free] - system @ point, lower=1)[0]
+        change = lapack.dpotrs(factor, level * v - linear[free] - block @ point, lower=1)[0]
         if normal is not None:
-            shift = (1 / normal[free].max() - v @ (point + change)) / (v @ along)
-            change, level = change + shift * along, level + shift
+            missing = 1 / normal[free].max() - v @ point
+            shift = (missing - v @ change) / (v @ along)
+            change, level = change + shift * along, level + shift - missing
         point = point + change
     return point

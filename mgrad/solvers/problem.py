@@ -22,6 +22,7 @@ class Status(Enum):
 
     OPTIMAL = "optimal"
     BOUND_ACTIVE = "optimal within the bound, which binds: not every required decrease can be promised"
+    INACCURATE = "stopped by rounding short of the optimum: see the duality gap"
     UNBOUNDED = "unbounded: no direction gives every required decrease"
     ITERATION_LIMIT = "stopped by the iteration limit before the optimum"
 

@@ -16,7 +16,7 @@ Row = Callable[[Tensor], Tensor | None]
 """A row of the Jacobian: from a parameter to the row's block, shaped like the parameter; None stands for 0."""
 
 # Values of each row that are converted to float64 at a time. A few rows of them fit a CPU's last-level cache and still
-# keep its threads busy (a quarter of it took 1.5 to 2.5 times as long on two threads); on a GPU they fill the device.
+# keep its threads busy; on a GPU they fill the device.
 _BLOCK = {"cpu": 1 << 18, "cuda": 1 << 20}
 
 

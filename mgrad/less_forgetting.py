@@ -187,10 +187,10 @@ class LessForgetting(Optimizer):
             check_loss(call, loss)
         self._check_open("opt.backward(...)")
         for name in losses:
-            self._check_name(f"opt.backward({{{name!r}: ...}})", name)
+            self._check_name(loss_call(name), name)
             if name in self._rows:
                 raise ValueError(
-                    f"`opt.backward({{{name!r}: ...}})` must name a constraint that has no gradients yet. Found some "
+                    f"`{loss_call(name)}` must name a constraint that has no gradients yet. Found some "
                     f"from `opt.constraint({name!r})`. Use one of the two forms, or call opt.zero_grad() first."
                 )
         retained = shared_graphs([loss for _, loss in everything])

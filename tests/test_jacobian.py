@@ -1,6 +1,7 @@
 """The rows are autograd's own; their products are exact; the direction is formed in place. Integers make sums exact."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -174,14 +175,14 @@ class Doubled(torch.autograd.Function):
     """A user's function that happens to call something `variable`, as autograd's leaves do."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
-        ctx.variable = 1  # type: ignore[attr-defined]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.variable = 1
         ctx.save_for_backward(x)
         return 2 * x
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
-        assert len(ctx.saved_tensors) == 1  # type: ignore[attr-defined]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        assert len(ctx.saved_tensors) == 1
         return 2 * gradient
 
 

@@ -1,6 +1,8 @@
 """The solver solves its three domains, says truly how far it got, and knows no special size."""
 
 from fractions import Fraction
+from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -285,8 +287,8 @@ def test_stationary_rows_have_a_hull_through_zero(case: tuple[Array, Array]) -> 
 @given(problems(rows=(1, 6), columns=(1, 6)), st.integers(-40, 40))
 def test_scaling_all_gradients_keeps_the_multipliers_bit_for_bit(problem: Problem, exponent: int) -> None:
     G, q, scale = problem.J @ problem.J.T, problem.J @ problem.p, 2.0 ** (2 * exponent)
-    for options in ({}, {"domain": "simplex"}):
-        before, after = solve(G, q, **options), solve(scale * G, scale * q, **options)  # type: ignore[arg-type]
+    for domain in ("nonnegative", "simplex"):
+        before, after = solve(G, q, domain=domain), solve(scale * G, scale * q, domain=domain)
         np.testing.assert_array_equal(after.multipliers, before.multipliers)
         assert (after.status, after.iterations) == (before.status, before.iterations)
         assert after.duality_gap == before.duality_gap
@@ -302,10 +304,10 @@ def test_scaling_one_gradient_scales_its_multiplier_inversely(problem: Problem, 
 
 
 @given(problems(rows=(2, 6), columns=(1, 6)), st.randoms(use_true_random=False))
-def test_order_of_the_rows_changes_no_direction(problem: Problem, random: object) -> None:
+def test_order_of_the_rows_changes_no_direction(problem: Problem, random: Random) -> None:
     J, p = problem
     order = list(range(len(J)))
-    random.shuffle(order)  # type: ignore[attr-defined]
+    random.shuffle(order)
     x = solve(J @ J.T, J @ p).multipliers
     y = np.empty_like(x)
     y[order] = solve(J[order] @ J[order].T, J[order] @ p).multipliers
@@ -499,13 +501,13 @@ def test_nearly_opposite_rows_are_solved_to_the_rounding_of_the_gramian(J: Array
     ],
 )
 def test_bad_input_is_named_with_what_was_found(
-    arguments: tuple[object, ...], options: dict[str, object], message: str
+    arguments: tuple[Any, ...], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        solve(*arguments, **options)  # type: ignore[arg-type]
+        solve(*arguments, **options)
     gramian, linear = (*arguments, None)[:2]
     with pytest.raises(ValueError, match=message):
-        certify(gramian, linear, [0.0], **options)  # type: ignore[arg-type]
+        certify(gramian, linear, [0.0], **options)
 
 
 @settings(max_examples=20)

@@ -139,7 +139,6 @@ def _plan(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dic
                     seed=seed,
                     sources=tuple(arguments.sources),
                     targets=tuple(arguments.targets),
-                    retrieval=tuple(arguments.targets),
                     steps=arguments.steps,
                     evaluations=arguments.evaluations,
                     batch=arguments.batch,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,10 @@ class _Layer(nn.Module):
             project(hidden).view(batch, tokens, self.heads, -1).transpose(1, 2)
             for project in _parts(self.attention["self"]).values()
         )
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
         mixed = mixed.transpose(1, 2).reshape(batch, tokens, width)
         hidden = _close(_parts(self.attention["output"]), mixed, hidden)
-        return _close(self.output, F.gelu(self.intermediate["dense"](hidden)), hidden)
+        return _close(self.output, nn.functional.gelu(self.intermediate["dense"](hidden)), hidden)
 
 
 class Encoder(nn.Module):

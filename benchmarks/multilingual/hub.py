@@ -21,7 +21,8 @@ class _Hidden(nn.Module):
         self.model = model
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # type: ignore[no-any-return]
+        hidden: Tensor = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        return hidden
 
 
 def load(name: str, prefix: str = "") -> Backbone:

@@ -40,7 +40,6 @@ class Summed:
     """
 
     def __init__(self, base: Optimizer, anchored: Sequence[Tensor], strength: float = 0.0) -> None:
-        self.base = base
         self.strength = strength
         self.start = [(parameter, parameter.detach().clone()) for parameter in anchored if strength]
         self.zero_grad = base.zero_grad
@@ -62,7 +61,7 @@ class Method:
     """One method.
 
     Attributes:
-        description: for --help and the tables.
+        description: for --help.
         rates: its own learning rate, by task: the best on the sources' development templates. Of the encoder, or of the
             head where that alone is trained.
         build: makes the stepper of a base optimizer, the anchored parameters and a strength.

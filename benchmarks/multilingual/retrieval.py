@@ -29,20 +29,21 @@ def translations(language: str) -> dict[str, str]:
     package = importlib.util.find_spec("django")  # finds without importing: only its catalogues are used
     if package is None or package.submodule_search_locations is None:
         raise ModuleNotFoundError(
-            "`--retrieval` must find the package Django. Found none. Install the example's needs: "
+            "`--targets` must find the package Django. Found none. Install the example's needs: "
             "pip install 'mgrad[examples]'."
         )
     root = Path(package.submodule_search_locations[0])
     found: dict[str, str] = {}
     for path in sorted(root.glob(f"**/locale/{_LOCALES.get(language, language)}/LC_MESSAGES/django.mo")):
         with path.open("rb") as file:
+            # A private name: gettext looks strings up and has no public way to list them.
             catalogue: dict[object, str] = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]
         for english, translation in catalogue.items():
             if isinstance(english, str) and " " in english.strip() and not _UNFIT.search(english + translation):
                 found.setdefault(english, translation)
     if not found:
         raise ValueError(
-            f"`--retrieval` must be languages that Django is translated into. Found {language!r}. Leave it out, or "
+            f"`--targets` must be languages that Django is translated into. Found {language!r}. Leave it out, or "
             "write it as Django does."
         )
     return found

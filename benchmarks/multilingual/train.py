@@ -41,8 +41,7 @@ class Run:
         head_lr: learning rate of the head.
         seed: of the training utterances, the head's first weights and the order of the batches.
         sources: languages trained on.
-        targets: languages scored without any training in them.
-        retrieval: languages between which strings are retrieved, none of them a source.
+        targets: languages scored without any training in them, and between which strings are retrieved.
         steps: of training.
         evaluations: how often to look, besides the start.
         batch: utterances of each source in a step.
@@ -50,7 +49,7 @@ class Run:
         dev_size: utterances of each source to choose learning rates by, of templates kept for that.
         source_size: utterances of each source to score on, of templates never trained on.
         target_size: utterances of each target to score on.
-        retrieval_size: strings of each language to retrieve.
+        retrieval_size: strings of each target to retrieve.
     """
 
     task: str
@@ -63,7 +62,6 @@ class Run:
     seed: int
     sources: tuple[str, ...]
     targets: tuple[str, ...]
-    retrieval: tuple[str, ...]
     steps: int
     evaluations: int
     batch: int
@@ -157,7 +155,7 @@ class _Model:
         for language in run.targets:
             scored = self.task.sample(language, "all", run.target_size, EVALUATION_SEED)
             self.tests[language] = self._examples(backbone, scored)
-        strings = parallel(run.retrieval, run.retrieval_size) if run.retrieval else {}
+        strings = parallel(run.targets, run.retrieval_size) if run.targets else {}
         self.strings = {language: backbone.tokenize(group) for language, group in strings.items()}
 
         examples = [e.tokens for part in (self.train, self.dev, self.tests) for group in part.values() for e in group]
@@ -209,7 +207,8 @@ class _Model:
         """Return the task's score on examples."""
 
         def read(hidden: Tensor, mask: Tensor) -> Tensor:
-            return self.head(self.task.features(hidden, mask)).argmax(-1)  # type: ignore[no-any-return]
+            logits: Tensor = self.head(self.task.features(hidden, mask))
+            return logits.argmax(-1)
 
         best = encode(self.encoder, self.padding, [example.tokens.ids for example in examples], read)
         labels = [example.labels for example in examples]
@@ -222,7 +221,7 @@ class _Model:
         sequences = [tokens.ids for group in self.strings.values() for tokens in group]
         pooled = torch.stack(encode(self.encoder, self.padding, sequences, mean_pool, size=64))
         vectors = dict(zip(self.strings, pooled.split([len(g) for g in self.strings.values()]), strict=True))
-        unseen = {language: vectors[language] for language in self.run.retrieval}
+        unseen = {language: vectors[language] for language in self.run.targets}
         return {
             "retrieval": mean_retrieval(unseen),
             "retrieval_to_english": _mean([retrieval_at_1(group, vectors["en"]) for group in unseen.values()]),

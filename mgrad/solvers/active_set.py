@@ -140,7 +140,7 @@ def _follow(y: Array, direction: Array) -> tuple[Array, int | None]:
 
 
 def _falls_for_ever(quadratic: Array, linear: Array, slack: Array, y: Array, direction: Array) -> bool:
-    """Tell if a null direction that nothing ends gains more than rounding: slope²/2κ, κ the error of its curvature."""
+    """Tell if a null direction that nothing ends gains more than rounding: slope²/2γ, γ the error of its curvature."""
     size = np.abs(direction)
     curvature = rounding(len(y)) * float(size @ np.abs(quadratic) @ size)
     magnitude = float(y @ (np.abs(quadratic) @ y + np.abs(linear)))

@@ -15,12 +15,22 @@ from mgrad.stationarity import conflict_free
 
 
 class Requirement(NamedTuple):
-    """What a rule asks: the decrease b [m], the coefficients [m] of r (math.md, 3), and how finding them ended."""
+    """What a rule asks.
+
+    Attributes:
+        decrease: b [m].
+        pace: the coefficients [m] of r (math.md, 3).
+        status: how finding them ended.
+        iterations: that it took.
+        error: [m] ≥ 0, how far b may be off, where it is the difference of larger numbers; None for the rounding of its
+            own digits.
+    """
 
     decrease: Array
     pace: Array
     status: Status
     iterations: int
+    error: Array | None = None
 
 
 class DecreaseRule(Protocol):
@@ -82,8 +92,9 @@ class KeepPace:
         weights = self._weights(names)
         pace, solution = conflict_free(gramian, weights, self.margin * stationarity * float(weights.min()), limit)
         decrease = gramian @ pace
-        decrease[np.abs(decrease) <= rounding(len(names)) * (np.abs(gramian) @ pace)] = 0.0
-        return Requirement(self.rate * decrease, pace, solution.status, solution.iterations)
+        error = rounding(len(names)) * (np.abs(gramian) @ pace)
+        decrease[np.abs(decrease) <= error] = 0.0
+        return Requirement(self.rate * decrease, pace, solution.status, solution.iterations, self.rate * error)
 
     def _weights(self, names: Sequence[str]) -> Array:
         """Return w [m] in the order of the constraints."""
@@ -131,8 +142,8 @@ class MinNorm:
 
     def __call__(self, gramian: Array, stationarity: float, names: Sequence[str], limit: float) -> Requirement:
         """Return b = rate·δ for every constraint, with the coefficients of r, which sets the scale of the pull."""
-        _, pace, status, iterations = KeepPace()(gramian, stationarity, names, limit)
-        return Requirement(np.full(len(names), self.rate * stationarity), pace, status, iterations)
+        plain = KeepPace()(gramian, stationarity, names, limit)
+        return plain._replace(decrease=np.full(len(names), self.rate * stationarity), error=None)
 
 
 def _check_rate(rule: str, rate: float) -> None:

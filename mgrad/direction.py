@@ -146,7 +146,7 @@ def solve_direction(
 
     norms = np.sqrt(np.diagonal(gramian))
     reach = float((b[norms > 0] / norms[norms > 0]).max(initial=0.0))
-    solution = solve(gramian, linear, bound=limit * (pull * objective_norm + reach))
+    solution = solve(gramian, linear, bound=limit * (pull * objective_norm + reach), linear_error=requirement.error)
     multipliers = solution.multipliers
     squared_norm = (pull * objective_norm) ** 2 + 2 * float(c @ multipliers) + multipliers @ gramian @ multipliers
     return Report(

@@ -72,12 +72,12 @@ def conflict_free(gramian: Array, weights: Array, floor: float, limit: float) ->
     Cost: O(m³) for each correction νᵢ > 0; O(m²) where there is no conflict.
     Source: GEM (Lopez-Paz & Ranzato 2017, eq. 11) and UPGrad's cone (Quinton & Rey 2024), with a floor.
     """
-    size = np.abs(gramian) @ weights + floor
     slack = gramian @ weights - floor
+    error = rounding(len(weights)) * (np.abs(gramian) @ weights + floor)
     # What is below its own rounding error is no conflict: at a stationary point it would be corrected without end.
-    slack[np.abs(slack) <= rounding(len(weights)) * size] = 0.0
+    slack[np.abs(slack) <= error] = 0.0
     # A zero row cannot fall: nothing can be asked of it.
     slack[np.diagonal(gramian) == 0] = 0.0
     bound = limit * float(weights @ np.sqrt(np.diagonal(gramian)))
-    solution = solve(gramian, slack, bound=bound)
+    solution = solve(gramian, slack, bound=bound, linear_error=error)
     return weights + solution.multipliers, solution

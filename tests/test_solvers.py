@@ -38,7 +38,7 @@ def test_nonnegative_answer_is_the_exact_one(problem: Problem) -> None:
     assert found.status is Status.OPTIMAL
     reference = exact_quadratic_programme(exact_gramian(J), exact_product(J, p))
     assert reference is not None
-    assert_certified(found, len(J))
+    assert_certified(found, J)
     d, y = p + J.T @ found.multipliers, np.array([float(value) for value in reference])
     assert_same_direction(J, p, np.zeros(len(J)), (d, found.multipliers), (p + J.T @ y, y))
 
@@ -53,7 +53,7 @@ def test_direction_is_that_of_quadprog(problem: Problem, data: st.DataObject) ->
     assert expected is not None
     found = solve(J @ J.T, J @ p - b)
     d = p + J.T @ found.multipliers
-    assert_certified(found, len(J))
+    assert_certified(found, J)
     # quadprog's own tolerance is of the order of √ε in d, relative to what d is made of.
     size = float(np.linalg.norm(np.abs(p) + np.abs(J).T @ found.multipliers + np.abs(expected)))
     assert float(np.linalg.norm(d - expected)) <= 1e-7 * size
@@ -111,6 +111,17 @@ def test_opposite_rows_that_must_both_fall_are_unbounded(exponent: int) -> None:
     assert solve(J @ J.T, [-1.0, -(2.0**exponent)]).status is Status.UNBOUNDED
 
 
+def test_what_falls_for_ever_within_the_error_of_the_linear_term_alone_is_not_unbounded() -> None:
+    # q = Gw of opposite rows that cancel all but 2⁻²⁰: what differs between its entries is the rounding of Gw.
+    G, q = np.array([[1.0, -1.0], [-1.0, 1.0]]), np.array([-(2.0**-20), 2.0**-20 - 2.0**-52])
+    found = solve(G, q)
+    assert found.status is Status.UNBOUNDED  # so it is, if every digit of q counts
+    found = solve(G, q, linear_error=[2.0**-51, 2.0**-51])
+    assert (found.status, found.multipliers.tolist()) == (Status.OPTIMAL, [2.0**-20, 0.0])
+    assert solve([[0.0]], [-(2.0**-52)], linear_error=[2.0**-51]).status is Status.OPTIMAL
+    assert solve([[0.0]], [-(2.0**-50)], linear_error=[2.0**-51]).status is Status.UNBOUNDED
+
+
 def test_zero_row_gets_no_multiplier_and_is_unbounded_only_where_it_must_fall() -> None:
     G = np.diag([1.0, 0.0])
     for q in (0.0, 1.0):
@@ -136,7 +147,7 @@ def test_bounded_answer_is_the_exact_one(problem: Problem, share: float) -> None
     bound = 2.0**share * float(np.linalg.norm(p))
     q = J @ p - b
     found = solve(J @ J.T, q, bound=bound)
-    assert_certified(found, len(J))
+    assert_certified(found, J)
     G, normal, level = exact_gramian(J), exact(norms), Fraction(bound)
     reference = exact_quadratic_programme(G, exact(q))
     within = reference is not None and dot(normal, reference) <= level * (1 + Fraction(rounding(len(J))))
@@ -209,7 +220,7 @@ def test_simplex_answer_is_the_exact_one(J: Array) -> None:
 
 @given(jacobians(rows=(1, 32), columns=(1, 16), spreads=("unit", "common")))
 def test_simplex_answer_is_certified(J: Array) -> None:
-    assert_certified(solve(J @ J.T, domain="simplex"), len(J))
+    assert_certified(solve(J @ J.T, domain="simplex"), J)
 
 
 @given(jacobians(rows=(1, 16), columns=(1, 16)))
@@ -233,7 +244,7 @@ def test_simplex_of_two_rows_has_the_closed_form(seed: int, ratio: float) -> Non
 def test_simplex_with_a_linear_term_is_the_exact_one(problem: Problem) -> None:
     J, p = problem
     found = solve(J @ J.T, J @ p, domain="simplex")
-    assert_certified(found, len(J))
+    assert_certified(found, J)
     one = Fraction(1)
     reference = exact_quadratic_programme(exact_gramian(J), exact_product(J, p), [one] * len(J), one)
     assert reference is not None
@@ -262,14 +273,14 @@ def test_rank_one_is_solved_without_a_ridge(seed: int, m: int, scales: Array) ->
     J = np.outer(rng.choice([-1.0, 1.0, 2.0], m) * scales[:m], rng.integers(1, 4, 3))
     q = J @ rng.standard_normal(3) * float(np.abs(J).max())
     found = solve(J @ J.T, q)
-    assert_certified(found, m)
+    assert_certified(found, J)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(3, 64))
 def test_more_rows_than_dimensions_are_solved(seed: int, m: int) -> None:
     J = np.random.default_rng(seed).standard_normal((m, 2))
-    assert_certified(solve(J @ J.T, J @ np.array([3.0, -1.0])), m)
-    assert_certified(solve(J @ J.T, domain="simplex"), m)
+    assert_certified(solve(J @ J.T, J @ np.array([3.0, -1.0])), J)
+    assert_certified(solve(J @ J.T, domain="simplex"), J)
 
 
 @given(stationary(rows=(2, 4)))
@@ -383,7 +394,7 @@ def test_gramian_that_is_not_positive_definite_needs_no_ridge() -> None:
     # quadprog, given this Gramian as GEM gives it, stops with "matrix G is not positive definite".
     J = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [-1.0, 0.0, 1.0], [0.0, 2.0, 4.0]])
     found = solve(J @ J.T, J @ np.array([-1.0, -1.0, -1.0]))
-    assert_certified(found, 4)
+    assert_certified(found, J)
     d = np.array([-1.0, -1.0, -1.0]) + J.T @ found.multipliers
     assert (J @ d >= -rounding(7) * 30).all()
 
@@ -450,7 +461,7 @@ def test_opposite_rows_among_rows_of_all_lengths_are_solved_on_the_simplex_or_sa
             inaccurate += 1
             assert found.duality_gap > 8 * rounding(8)
         else:
-            assert_certified(found, 8)
+            assert_certified(found, J)
     assert inaccurate <= 3
 
 
@@ -508,6 +519,12 @@ def test_bad_input_is_named_with_what_was_found(
     gramian, linear = (*arguments, None)[:2]
     with pytest.raises(ValueError, match=message):
         certify(gramian, linear, [0.0], **options)
+
+
+@pytest.mark.parametrize("error", [[1.0], [[1.0, 1.0]], [-1.0, 0.0], [float("nan"), 0.0], [float("inf"), 0.0]])
+def test_bad_error_of_the_linear_term_is_named_with_what_was_found(error: list[Any]) -> None:
+    with pytest.raises(ValueError, match=r"`linear_error` must be \[2\] finite values ≥ 0\. Found shape \["):
+        solve(np.eye(2), linear_error=error)
 
 
 @settings(max_examples=20)

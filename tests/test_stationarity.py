@@ -12,7 +12,7 @@ from mgrad.solvers import Array, rounding
 from mgrad.stationarity import conflict_free
 from tests.asserts import assert_same_direction, slack_error
 from tests.reference import exact_direction, exact_min_norm, strong_stationarity_residual
-from tests.strategies import Stationary, jacobians, stationary
+from tests.strategies import Stationary, jacobians, row_scales, stationary
 
 SMALL = (1, 4)
 
@@ -133,6 +133,20 @@ def test_conflict_free_gradient_lets_every_loss_fall_by_the_floor(J: Array, marg
     r, coefficients, floor = _conflict_free(J, margin)
     error = slack_error(J, np.zeros(J.shape[1]), np.full(len(J), floor), coefficients)
     assert (J @ r >= floor - error).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.integers(0, 50), row_scales(1, ("unit", "common")))
+def test_correction_of_collinear_gradients_that_all_but_cancel_is_as_short_as_their_sum(
+    seed: int, m: int, bits: int, scale: Array
+) -> None:
+    # Then Gw is the difference of larger numbers; what differs between its entries is rounding, not conflict.
+    J = np.random.default_rng(seed).standard_normal((m, 1))
+    J[-1] = 2.0**-bits - J[:-1].sum()
+    J *= scale
+    r, coefficients, _ = _conflict_free(J)
+    total, error = abs(float(J.sum())), rounding(m) * _reach(J, np.ones(m))
+    assert _reach(J, coefficients - 1) <= total + error
+    assert abs(float(r[0])) <= error + total * bool((J > 0).all() or (J < 0).all())
 
 
 @given(jacobians(kinds=("agreeing",)), st.sampled_from([0.0, 0.5, 1.0]))

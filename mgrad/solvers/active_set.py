@@ -11,7 +11,7 @@ from mgrad.solvers.problem import Array, Status, rounding
 
 
 def solve_active_set(
-    quadratic: Array, linear: Array, normal: Array | None, max_iterations: int
+    quadratic: Array, linear: Array, normal: Array | None, max_iterations: int, linear_error: Array | float = 0.0
 ) -> tuple[Array, Status, int]:
     """Minimise ½yᵀCy + qᵀy over y ≥ 0 and, with a normal v > 0, vᵀy = 1 (math.md, 18-21).
 
@@ -25,6 +25,8 @@ def solve_active_set(
         linear: q [m].
         normal: v [m] in (0, 1], or None for the orthant alone.
         max_iterations: cap on the number of variables freed.
+        linear_error: [m] ≥ 0, how far q may be off besides the rounding of its own digits: what falls for ever within
+            this error alone does not count as unbounded.
 
     Returns:
         y [m]; OPTIMAL, UNBOUNDED (only without a normal: y is then the last point reached) or ITERATION_LIMIT;
@@ -56,7 +58,7 @@ def solve_active_set(
                 break
             free, followed = [i for i in free if i != leaving], True
         if null is not None:
-            if normal is None and _falls_for_ever(quadratic, linear, slack, start, null):
+            if normal is None and _falls_for_ever(quadratic, linear, slack, error + linear_error, start, null):
                 return y, Status.UNBOUNDED, iteration
             resting[entering] = True
             continue
@@ -139,12 +141,12 @@ def _follow(y: Array, direction: Array) -> tuple[Array, int | None]:
     return y, leaving
 
 
-def _falls_for_ever(quadratic: Array, linear: Array, slack: Array, y: Array, direction: Array) -> bool:
+def _falls_for_ever(quadratic: Array, linear: Array, slack: Array, error: Array, y: Array, direction: Array) -> bool:
     """Tell if a null direction that nothing ends gains more than rounding: slope²/2γ, γ the error of its curvature."""
     size = np.abs(direction)
     curvature = rounding(len(y)) * float(size @ np.abs(quadratic) @ size)
     magnitude = float(y @ (np.abs(quadratic) @ y + np.abs(linear)))
-    slope = float(slack @ direction)
+    slope = float(slack @ direction + error @ size)  # as flat as the errors of the slacks allow
     return slope < 0 and slope**2 > 2 * curvature * rounding(len(y)) * magnitude
 
 

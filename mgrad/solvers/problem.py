@@ -102,6 +102,28 @@ def check_problem(
     raise ValueError(f'`domain` must be "nonnegative" or "simplex". Found {domain!r}. Choose one of the two.')
 
 
+def check_linear_error(linear_error: ArrayLike | None, size: int) -> Array:
+    """Check the error of a linear term and return it as a float64 array.
+
+    Args:
+        linear_error: [m] ≥ 0; None stands for 0.
+        size: m.
+
+    Returns:
+        The error [m].
+
+    Raises:
+        ValueError: for a wrong shape, or a value that is negative or not finite.
+    """
+    error = np.zeros(size) if linear_error is None else np.asarray(linear_error, dtype=np.float64)
+    if error.shape != (size,) or not (np.isfinite(error) & (error >= 0)).all():
+        raise ValueError(
+            f"`linear_error` must be [{size}] finite values ≥ 0. Found shape {list(error.shape)}, values {error}. "
+            "Pass the largest error of each entry of `linear`."
+        )
+    return error
+
+
 def certify(
     gramian: ArrayLike,
     linear: ArrayLike | None,

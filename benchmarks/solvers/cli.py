@@ -75,8 +75,6 @@ def _time(arguments: argparse.Namespace) -> None:
     measured, absent = trajectory.measure(arguments.steps, arguments.repeats, least)
     record["trajectory"] = _part({"repeats": arguments.repeats}, absent, measured)
     _write(path, record)
-    for line in dict.fromkeys(line for part in record.values() for line in part["absent"]):
-        print(line)
     print(report.timing_page(record))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mgrad.solvers import Array
 
 # How far a row of a nearly stationary set is from the set that is: √δ is about this, relative to a row.
-NEAR = 1e-4
+NEAR = 1e-3
 
 
 def columns(m: int) -> int:
@@ -31,7 +31,7 @@ def agreeing(rng: np.random.Generator, m: int) -> Array:
 
 
 def nearly_stationary(rng: np.random.Generator, m: int) -> Array:
-    """Draw rows of which a positive combination all but vanishes: √δ is at most 10⁻⁴ of the longest row."""
+    """Draw rows of which a positive combination all but vanishes: √δ is about 10⁻³ of the longest row."""
     shares = rng.uniform(0.5, 1.5, m)
     rows = _own(rng, m)
     # Of one row alone nothing but itself can vanish.

@@ -32,7 +32,7 @@ LOOKS = {
     "TorchJD PCD": Look("#CC79A7"),
     "TorchJD MGDA": Look(TORCHJD, "--"),
 }
-APART = 1.28  # labels are at least this factor apart
+APART = 1.42  # labels are at least this factor apart
 
 
 def draw(times: Times, path: Path) -> None:
@@ -43,7 +43,7 @@ def draw(times: Times, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     problems, sizes = times.values("problem"), times.values("size")
-    figure, _ = plt.subplots(1, len(problems), figsize=(4.9 * len(problems), 5.6), sharey=True, layout="constrained")
+    figure, _ = plt.subplots(1, len(problems), figsize=(5.2 * len(problems), 5.6), sharey=True, layout="constrained")
     for axis, problem in zip(figure.axes, problems, strict=True):
         ends = {}
         for solver in times.values("solver"):
@@ -54,25 +54,38 @@ def draw(times: Times, path: Path) -> None:
                 ends[solver] = points[-1][1]
         for solver, height in _spread(ends).items():
             axis.annotate(
-                solver.replace("TorchJD ", "").replace("qpsolvers: ", "qps "),
+                _label(solver),
                 (sizes[-1], ends[solver]),
                 (sizes[-1] * 1.25, height),
                 color=LOOKS[solver].colour,
                 fontsize=9,
                 fontweight="bold" if solver.startswith("mgrad") else "normal",
                 va="center",
-                arrowprops={"arrowstyle": "-", "color": LOOKS[solver].colour, "lw": 0.5, "shrinkA": 0, "shrinkB": 0},
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": LOOKS[solver].colour,
+                    "lw": 0.5,
+                    "shrinkA": 0,
+                    "shrinkB": 0,
+                    "relpos": (0, 0.5),
+                },
             )
         axis.set(title=problem, xlabel="m, rows of the Gramian", xscale="log", yscale="log")
         axis.set_xticks(sizes, map(str, sizes))
         axis.minorticks_off()
-        axis.set_xlim(sizes[0] / 1.1, sizes[-1] * 6)
+        axis.set_xlim(sizes[0] / 1.1, sizes[-1] * 12)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("µs from Gramian to multipliers, median")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _label(solver: str) -> str:
+    """Return the name of a solver, what it is called through last."""
+    through, _, name = solver.rpartition(": ")
+    return f"{name} via {through}" if through else name
 
 
 def _spread(ends: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Tables and the plot, from the files of results: `python -m benchmarks.solvers.report [DIRECTORY]`.
+"""Tables and the plot, from the files of results: `python -m benchmarks.solvers.report`.
 
 In: timing.json, stress.json. Out: Markdown and a picture. May import: results, times, plot.
 """
@@ -13,7 +13,7 @@ from benchmarks.solvers import plot, results
 from benchmarks.solvers.times import Record, Times
 
 OURS, WARM, BARE, TORCHJD = "mgrad", "mgrad, warm", "DAQP", "TorchJD"
-PICTURE = Path(__file__).parents[2] / "docs" / "images" / "solvers.png"
+HEADING = "## Measured"  # of the page; below it stands nothing but what `page` returns
 STATUSES = {
     "OPTIMAL": "optimal",
     "BOUND_ACTIVE": "bound active",
@@ -130,40 +130,88 @@ def remarks(record: Record) -> str:
 
 
 def timing_page(record: Record) -> str:
-    """Return the tables of timing.json."""
-    times = Times(record["timing"]["records"]) if "timing" in record else Times([])
-    parts = [times_table(times, problem) for problem in times.values("problem")]
-    if times.records:
-        parts += ["mgrad / DAQP's bare call", bare_table(times)]
-        parts += ["TorchJD / mgrad, the smallest of the families", torchjd_table(times)]
-        parts += ["Excess over the optimum, relative to M", excess_table(times), *failures(times)]
-    if record["trajectory"]["records"]:
-        parts += ["Along a training run", trajectory_table(record["trajectory"]["records"])]
+    """Return what timing.json says, as Markdown."""
+    parts = []
+    if "timing" in record:
+        times, of = Times(record["timing"]["records"]), record["timing"]["arguments"]
+        how = (
+            f"Median µs from a Gramian to multipliers: the middle one of the families {', '.join(of['families'])}; "
+            f"{of['instances']} instances of each, {of['repeats']} samples of each instance, all solvers in turns. "
+            "mgrad's answers come with their certificate; the others are bare calls."
+        )
+        excess = (
+            "The worst excess of the objective over the optimum, over all families and sizes, relative to the sum M "
+            "of the absolute values of its terms:"
+        )
+        parts += ["### Time", f"`python -m benchmarks.solvers`, on {_machine(record['timing'])}.", how]
+        parts += record["timing"]["absent"]
+        parts += [times_table(times, problem) for problem in times.values("problem")]
+        parts += ["How many times as long as DAQP's bare call mgrad takes:", bare_table(times)]
+        parts += ["How many times as long as mgrad TorchJD takes, in the family where it comes off best:"]
+        parts += [torchjd_table(times), excess, excess_table(times), *failures(times)]
+    if "trajectory" in record:
+        run, records = record["trajectory"]["run"], record["trajectory"]["records"]
+        how = (
+            f"The programmes of {run['steps']} steps of `LessForgetting` on {run['tasks']} tasks, whose gradients "
+            f"conflict in {run['steps_with_conflicts']} of the steps; each solved without a start, and from the "
+            "multipliers of the step before. Mean iterations and median µs:"
+        )
+        parts += ["### Along a training run", how, *record["trajectory"]["absent"]]
+        parts += [trajectory_table(records)] if records else []
     return "\n\n".join(parts)
 
 
 def stress_page(record: Record) -> str:
-    """Return the tables of stress.json."""
-    parts = [stress_table(record), references_table(record), remarks(record)]
-    return "\n\n".join([*parts, f"{len(record['violations'])} violations"])
+    """Return what stress.json says, as Markdown."""
+    of = record["arguments"]
+    command = (
+        f"`python -m benchmarks.solvers --stress`, {of['instances']} instances of seed {of['seed']}, on "
+        f"{_machine(record)}."
+    )
+    columns = (
+        f"*Violated*: instances in which a promise was broken ({len(record['violations'])} promises in all). Worst "
+        "gap: of the instances that are called optimal, whether a bound binds or not; worst primal residual: of those "
+        "where none does."
+    )
+    others = (
+        "Every fifth instance went to independent solvers, too. What they find is moved into the domain and must not "
+        "be better than mgrad's answer. *Worse*: by more than 10⁻⁶ of M."
+    )
+    parts = ["### Stress", command, columns, stress_table(record), others, references_table(record)]
+    return "\n\n".join([*parts, "Allowed, and counted, with the first few instances:", remarks(record)])
+
+
+def page(directory: Path) -> str:
+    """Return what the results in a directory say, as Markdown."""
+    timed, stressed = (results.read(directory / name) for name in ("timing.json", "stress.json"))
+    return "\n\n".join([*([timing_page(timed)] if timed else []), *([stress_page(stressed)] if stressed else [])])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the tables of the results and draw the plot."""
+    """Print the tables of the results, or write them into a page, and draw the plot."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.solvers.report", description="Tables and the plot, from the files of results."
     )
     parser.add_argument("directory", type=Path, nargs="?", default=results.DIRECTORY)
-    parser.add_argument("--picture", type=Path, default=PICTURE, help="where to draw the plot; %(default)s")
+    parser.add_argument("--picture", type=Path, help="draw the plot here")
+    parser.add_argument(
+        "--page", type=Path, help=f"replace by the tables what stands below {HEADING!r} in this file, and print nothing"
+    )
     arguments = parser.parse_args(argv)
-    timed, stressed = (results.read(arguments.directory / name) for name in ("timing.json", "stress.json"))
-    if timed:
-        print(timing_page(timed), end="\n\n")
-    if "timing" in timed:
-        plot.draw(Times(timed["timing"]["records"]), arguments.picture)
-        print(f"drawn: {arguments.picture}")
-    if stressed:
-        print(stress_page(stressed))
+    if arguments.picture:
+        plot.draw(Times(results.read(arguments.directory / "timing.json")["timing"]["records"]), arguments.picture)
+    if arguments.page:
+        above = arguments.page.read_text(encoding="utf-8").partition(HEADING)[0]
+        arguments.page.write_text(f"{above}{HEADING}\n\n{page(arguments.directory)}\n", encoding="utf-8")
+    else:
+        print(page(arguments.directory))
+
+
+def _machine(part: Record) -> str:
+    """Return what something was measured on."""
+    versions = ", ".join(f"{name} {version}" for name, version in part["environment"]["versions"].items())
+    threads = part["environment"]["threads"]
+    return f"{part['environment']['processor']}, {threads} thread{'s' if threads > 1 else ''}, {versions}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -43,6 +43,8 @@ def measure(
     for name, family, m in tqdm(cells, unit="cell"):
         cases = [tuple(PROBLEMS[name](J) for J in rows(family, m, i)) for i in range(instances)]
         solvers = [contender for contender in present if name in contender.problems]
+        if not solvers:
+            continue
         cell = {"problem": name, "family": family, "size": m}
         records += [{**cell, **record} for record in _cell(solvers, cases, repeats, least)]
     return records, absent

@@ -32,6 +32,7 @@ LOOKS = {
     "TorchJD PCD": Look("#CC79A7"),
     "TorchJD MGDA": Look(TORCHJD, "--"),
 }
+LEADER = {"arrowstyle": "-", "lw": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}  # from a line to its name
 APART = 1.42  # labels are at least this factor apart
 
 
@@ -61,14 +62,7 @@ def draw(times: Times, path: Path) -> None:
                 fontsize=9,
                 fontweight="bold" if solver.startswith("mgrad") else "normal",
                 va="center",
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": LOOKS[solver].colour,
-                    "lw": 0.5,
-                    "shrinkA": 0,
-                    "shrinkB": 0,
-                    "relpos": (0, 0.5),
-                },
+                arrowprops=LEADER | {"color": LOOKS[solver].colour},
             )
         axis.set(title=problem, xlabel="m, rows of the Gramian", xscale="log", yscale="log")
         axis.set_xticks(sizes, map(str, sizes))

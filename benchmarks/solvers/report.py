@@ -171,7 +171,7 @@ def stress_page(record: Record) -> str:
     columns = (
         f"*Violated*: instances in which a promise was broken ({len(record['violations'])} promises in all). Worst "
         "gap: of the instances that are called optimal, whether a bound binds or not; worst primal residual: of those "
-        "where none does."
+        f"where none does. The slowest instance was number {record['all']['slowest']}."
     )
     others = (
         "Every fifth instance went to independent solvers, too. What they find is moved into the domain and must not "

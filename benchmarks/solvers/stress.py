@@ -17,6 +17,7 @@ from mgrad.solvers import solve
 
 CHUNK = 100  # instances that a process takes at a time
 SHOWN = 20  # indices that are kept of each remark
+BANDS = {"1": 1, "2–4": 4, "5–8": 8, "9–16": 16, "17–32": 32, "33–64": 64, "65–128": 128}  # m, up to
 _SOLVED = {status.name for status in SOLVED}
 
 
@@ -60,7 +61,8 @@ def summary(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     return {
         "all": everything.record(),
         "corners": {
-            group: {name: corner.record() for name, corner in sorted(names.items())} for group, names in corners.items()
+            group: {name: names[name].record() for name in sorted(names, key=lambda name: (BANDS.get(name, 0), name))}
+            for group, names in corners.items()
         },
         "references": {name: dict(results.most_common()) for name, results in sorted(references.items())},
         "remarks": {
@@ -105,7 +107,4 @@ class _Corner:
 
 def _band(m: int) -> str:
     """Return the band of sizes that m belongs to."""
-    for low, high in ((1, 1), (2, 4), (5, 8), (9, 16), (17, 32), (33, 64)):
-        if m <= high:
-            return f"{low}–{high}" if low < high else str(low)
-    return "65–128"
+    return next(name for name, largest in BANDS.items() if m <= largest)

@@ -11,7 +11,7 @@ import torch
 
 DIRECTORY = Path(__file__).parent / "results"
 PACKAGES = ["numpy", "scipy", "torch", "daqp", "quadprog", "qpsolvers", "torchjd"]
-WIDTH = 200
+WIDTH = 400  # one record of the timing on a line
 
 
 def environment() -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_times_have_few_digits(value: float, text: str) -> None:
 
 def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "new" / "x.json"
-    written = {"a": [{"µ": 1.5, "s": "x" * 150}, {"b": None}], "c": {"d": [1, 2, 3] * 100}}
+    written = {"a": [{"µ": 1.5, "s": "x" * 350}, {"b": None}], "c": {"d": [1, 2, 3] * 100}}
     results.write(path, written)
     assert results.read(path) == written
     assert results.read(tmp_path / "none.json") == {}

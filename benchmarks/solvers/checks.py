@@ -67,7 +67,7 @@ def examine(instance: Instance, solver: Solver) -> Outcome:
     outcome.status = solution.status.name
     _check_answer(instance, solution, outcome, "")
     if solution.status in SOLVED:
-        found = certify(**instance.problem, multipliers=solution.multipliers)
+        found = certify(**instance.problem, multipliers=solution.multipliers, linear_error=instance.linear_error)
         outcome.gap = found.duality_gap
         outcome.primal = found.primal_residual if solution.status is Status.OPTIMAL else 0.0
     else:
@@ -114,7 +114,8 @@ def _check_answer(
     if x.shape != (instance.size,) or not np.isfinite(x).all():
         broken.append(f"{what}multipliers of shape {list(x.shape)} that are not all finite")
         return
-    found = certify(**{**instance.problem, **other}, multipliers=x)
+    stated = {**instance.problem, "linear_error": instance.linear_error, **other}
+    found = certify(**stated, multipliers=x)
     said = (solution.duality_gap, solution.primal_residual, solution.dual_residual, solution.complementarity)
     if said != tuple(found):
         broken.append(f"{what}the certificate says {found}, the solution {said}")

@@ -82,7 +82,7 @@ def measure(problem: Problem, x: Array) -> Certificate:
     if domain == "simplex":
         level = float(x.dot(slack))
         gap = violation = _ratio(level - _least(known), magnitude)
-        outside = max(-smallest, abs(float(x.sum()) - 1), 0.0)
+        outside = max(-smallest, abs(sum(x.tolist()) - 1), 0.0)
         products = x * (slack - level)
     else:
         units = lengths

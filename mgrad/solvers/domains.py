@@ -77,8 +77,8 @@ def _on_simplex(problem: Problem, minimise: Minimise, start: Array | None, cap: 
     gramian, q, lengths, *_ = problem
     found = minimise(Region(gramian, q, lengths, np.ones(len(q)), 1.0, None, start), cap)
     x = found.x
-    total = float(x.sum())
-    if total not in {0.0, 1.0}:
+    total = sum(x.tolist())  # of few numbers: faster than numpy's
+    if total not in (0.0, 1.0):
         # What rounding has left of the sum is made up where a row is short, and so costs no slack its digits.
         short = x / lengths
         x = x + short * ((1.0 - total) / float(short.sum()))

@@ -32,7 +32,6 @@ def solve_pivoting(region: Region, max_iterations: int) -> Outcome:
     gramian, linear, _, normal, level, _, start = region
     size = len(linear)
     absolute, terms, falls = np.abs(gramian), np.abs(linear), -linear
-    x = np.zeros(size)
     if start is not None:
         free = start.nonzero()[0]
     elif normal is None:

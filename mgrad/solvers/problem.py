@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 Domain = Literal["nonnegative", "simplex"]
 Method = Literal["active_set", "frank_wolfe", "plain_frank_wolfe"]
+_DOMAINS, _METHODS = get_args(Domain), get_args(Method)
 
 EPSILON = float(np.finfo(np.float64).eps)
 
@@ -134,7 +135,7 @@ def check_problem(
         raise ValueError(
             f"`gramian` must have a diagonal ≥ 0. Found {diagonal.min():.3g}. Pass J @ J.T of the gradient rows J."
         )
-    if domain not in get_args(Domain):
+    if domain not in _DOMAINS:
         raise ValueError(f'`domain` must be "nonnegative" or "simplex". Found {domain!r}. Choose one of the two.')
     if bound is not None:
         if domain == "simplex":
@@ -167,7 +168,7 @@ def check_method(
         ValueError: for an unknown method, Frank-Wolfe on a domain without a bound, a start that does not fit or has
             negative or infinite entries, a negative tolerance or cap.
     """
-    if method not in get_args(Method):
+    if method not in _METHODS:
         raise ValueError(
             f'`method` must be "active_set", "frank_wolfe" or "plain_frank_wolfe". Found {method!r}. '
             'Use "active_set", the default, when in doubt.'

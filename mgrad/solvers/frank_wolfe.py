@@ -79,7 +79,7 @@ def solve_frank_wolfe(
             slack += length * change
             if float(weights @ slack - slack.min()) <= allowed:
                 break
-    if bound is not None and status is Status.OPTIMAL and not weights[-1] and float(slack.min()) < 0:
+    if bound is not None and status is Status.OPTIMAL and weights[-1] <= tolerance and float(slack.min()) < 0:
         status = Status.BOUND_ACTIVE
     return Outcome(weights[:size] * reach[:size], status, step)
 

@@ -116,7 +116,7 @@ def planted(change: Callable[[DualSolution, dict[str, Any]], DualSolution]) -> C
     def solver(gramian: Array, linear: Array, **options: Any) -> DualSolution:
         kept = {name: value for name, value in options.items() if name in {"domain", "bound", "linear_error"}}
         changed = change(solve(gramian, linear, **kept), options)
-        stated = {name: options.get(name) for name in ("domain", "bound", "linear_error")}
+        stated: dict[str, Any] = {name: options.get(name) for name in ("domain", "bound", "linear_error")}
         if not np.isfinite(changed.multipliers).all():
             return changed
         found = certify(gramian, linear, changed.multipliers, **stated)

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from mgrad.solvers.active_set import solve_active_set
 from mgrad.solvers.certificate import Certificate, certify, measure
+from mgrad.solvers.closed_form import LARGEST, solve_closed_form
 from mgrad.solvers.domains import solve_domain
 from mgrad.solvers.frank_wolfe import solve_frank_wolfe
 from mgrad.solvers.pivoting import solve_pivoting
@@ -88,17 +89,18 @@ def solve(
     limit = 1e-6 if tolerance is None else tolerance
     cap = 10_000 if max_iterations is None else max_iterations
     found = solve_frank_wolfe(problem, guess, limit, cap, pairwise=method == "frank_wolfe")
-    return DualSolution(*found, *measure(problem, found.x))
+    return DualSolution(found.x, found.status, found.iterations, *measure(problem, found.x))
 
 
 def _exact(problem: Problem, start: Array | None, limit: float, cap: int) -> DualSolution:
-    """Let block pivoting try, and the active-set method do what that has not settled: the certificate decides."""
-    tried = solve_domain(problem, solve_pivoting, start, cap)
+    """Let a fast method try, and the active set do what that has not settled: the certificate decides."""
+    fast = solve_closed_form if len(problem.linear) <= LARGEST else solve_pivoting
+    tried = solve_domain(problem, fast, start, cap)
     if tried.status in _PROMISES:
-        certificate = measure(problem, tried.x)
+        certificate = measure(problem, tried.x, tried.slacks)
         if _within(certificate, limit):
-            return DualSolution(*tried, *certificate)
-    x, status, iterations = solve_domain(problem, solve_active_set, start, cap - tried.iterations)
+            return DualSolution(tried.x, tried.status, tried.iterations, *certificate)
+    x, status, iterations, _ = solve_domain(problem, solve_active_set, start, cap - tried.iterations)
     certificate = measure(problem, x)
     if status in _PROMISES and not _within(certificate, limit):
         status = Status.INACCURATE

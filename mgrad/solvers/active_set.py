@@ -1,6 +1,6 @@
 """Primal active-set method: slow, and right on Gramians of any rank and any scale.
 
-In: a problem on the orthant or on a face of it. Out: the minimiser, how the solve ended, the iterations.
+In: a problem on the orthant or the simplex. Out: the minimiser, how the solve ended, the iterations.
 May import: solvers.problem.
 """
 
@@ -16,7 +16,7 @@ _WELL_DEFINED = 2.0**-32  # share of every variable that a ridge may change and 
 
 
 def solve_active_set(region: Region, max_iterations: int) -> Outcome:
-    """Minimise ½xᵀGx + qᵀx over x ≥ 0 and, with a normal, normalᵀx = level (math.md, 17-21).
+    """Minimise ½xᵀGx + qᵀx over x ≥ 0 and, on the simplex, Σ xᵢ = 1 (math.md, 17-21).
 
     Like Lawson & Hanson's NNLS, but on the Gramian, for any q, and with the equality. What is minimised has C + ρI in
     place of the Gramian C of unit diagonal, with ρ below the rounding error of C's own products: strictly convex in
@@ -24,23 +24,20 @@ def solve_active_set(region: Region, max_iterations: int) -> Outcome:
     account, its effect is removed; where ρ decides, the answer tells a ray from a rounding error.
 
     Args:
-        region: the orthant, or a face of it. What falls for ever within the error of its q alone does not count as
+        region: the orthant or the simplex. What falls for ever within the error of its q alone does not count as
             unbounded; its start is not used.
         max_iterations: cap on the systems solved.
 
     Returns:
-        x [m] ≥ 0; OPTIMAL, UNBOUNDED (only without a normal: x is then far down a ray) or ITERATION_LIMIT; the number
+        x [m] ≥ 0; OPTIMAL, UNBOUNDED (only on the orthant: x is then far down a ray) or ITERATION_LIMIT; the number
         of systems solved.
 
     Cost: O(k³) for each system, with k free variables.
     Source: Lawson & Hanson 1974, ch. 23, with the proximal term of Rockafellar 1976 at the size of rounding errors.
     """
-    gramian, linear, lengths, normal, level, error, _ = region
-    unit, v = 1.0, None
-    if normal is not None:
-        v = normal / lengths
-        unit = level / float(v.max())
-        v = v / v.max()
+    gramian, linear, lengths, simplex, error, _ = region
+    unit = float(lengths.min()) if simplex else 1.0
+    v = unit / lengths if simplex else None
     scaled = linear / lengths / unit
     ridge = rounding(len(linear)) / 2
     system = gramian / lengths / lengths[:, None]

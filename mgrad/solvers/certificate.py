@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.linalg.blas import dasum, ddot, idamax
 
-from mgrad.solvers.problem import Array, Problem, check_problem, rounding
+from mgrad.solvers.problem import Array, Problem, Slacks, check_problem, least, rounding, slacks
 
 
 class Certificate(NamedTuple):
@@ -54,65 +55,69 @@ def certify(
     Cost: O(m²).
     """
     problem = check_problem(gramian, linear, domain, bound, linear_error)
-    return measure(problem, np.asarray(multipliers, dtype=np.float64))
+    x = np.asarray(multipliers, dtype=np.float64)
+    if x.shape != problem.linear.shape:
+        raise ValueError(
+            f"`multipliers` must have one value for each row of the Gramian, {list(problem.linear.shape)}. Found shape "
+            f"{list(x.shape)}. Pass the answer as it came."
+        )
+    return measure(problem, x)
 
 
-def measure(problem: Problem, x: Array) -> Certificate:
+def measure(problem: Problem, x: Array, known: Slacks | None = None) -> Certificate:
     """Compute the certificate of x [m] for a checked problem: `certify` without its checks.
 
     Args:
         problem: G, q and the domain.
         x: the answer to be judged.
+        known: its slacks, if they have been computed.
 
     Returns:
         The certificate.
 
     Cost: O(m²).
     """
-    gramian, q, lengths, domain, bound, linear_error = problem
-    slack = gramian.dot(x) + q
-    absolute = np.abs(x)
-    size = np.abs(gramian).dot(absolute) + np.abs(q)
-    magnitude = float(absolute.dot(size))
+    gramian, q, lengths, zero_rows, domain, bound, linear_error = problem
+    smallest = least(x)
+    absolute = x if smallest >= 0 else np.abs(x)
     # A slack is known to its rounding error only; beside a row 1e12 times as long, that of a short row's optimum would
     # swamp the gap.
-    known = slack + rounding(len(x)) * size
-    smallest = float(x[x.argmin()])
+    slack, sizes, highest = slacks(gramian, q, x, absolute) if known is None else known
+    magnitude = ddot(absolute, sizes)
 
     if domain == "simplex":
-        level = float(x.dot(slack))
-        gap = violation = _ratio(level - _least(known), magnitude)
-        outside = max(-smallest, abs(sum(x.tolist()) - 1), 0.0)
+        level = ddot(x, slack)
+        gap = violation = _ratio(level - least(highest), magnitude)
+        outside = max(abs((dasum(x) if smallest >= 0 else float(x.sum())) - 1), -smallest)
         products = x * (slack - level)
     else:
-        units = lengths
-        if not _least(lengths):
-            # A zero row has no length to measure its slack in; 1 keeps a decrease that it cannot give visible.
-            units = np.where(lengths > 0, lengths, 1.0)
+        # A zero row has no length to measure its slack in; 1 keeps a decrease that it cannot give visible.
+        units = np.where(lengths > 0, lengths, 1.0) if zero_rows else lengths
         if linear_error is not None:
-            known += linear_error
-        unmet = max(-_least(known / units), 0.0)
-        worst = max(-_least(slack / units), 0.0)
-        violation = _ratio(worst, -_least(-size / units))
-        outside = 0.0 if smallest >= 0 else _ratio(-_least(x * lengths), float(absolute.dot(lengths)))
-        gap, products = abs(float(x.dot(slack))), x * slack
+            highest = highest + linear_error
+        unmet = -least(highest / units) if least(highest) < 0 else 0.0
+        violation = _ratio(unmet, _largest(sizes / units)) if unmet else 0.0
+        outside = _ratio(-least(x * lengths), ddot(absolute, lengths)) if smallest < 0 else 0.0
+        total = ddot(x, slack)
+        products = x * slack
         if bound is None:
             gain = 0.5 * unmet**2
-            gap = max(_ratio(gap, magnitude), _ratio(gain, magnitude + gain))
+            gap = max(_ratio(abs(total), magnitude), _ratio(gain, magnitude + gain))
         else:
-            price = worst if unmet else 0.0  # of the bound itself
-            length = float(x.dot(lengths))
+            length = ddot(x, lengths)
             outside = max(outside, _ratio(length - bound, length))
-            gap = _ratio(abs(float(x.dot(slack)) + bound * price), magnitude)
-            products += price * x * lengths
-    return Certificate(gap, violation, outside, _ratio(-_least(-np.abs(products)), magnitude))
+            price = -least(slack / units) if unmet else 0.0  # of the bound itself
+            gap = _ratio(abs(total + bound * price), magnitude)
+            if price:
+                products += price * x * lengths
+    return Certificate(gap, violation, outside, _ratio(_largest(products), magnitude))
 
 
-def _least(values: Array) -> float:
-    """Return the least of some values; NaN if there is one."""
-    return float(values[values.argmin()])
+def _largest(values: Array) -> float:
+    """Return the largest absolute value of some."""
+    return abs(values.item(idamax(values)))
 
 
 def _ratio(value: float, scale: float) -> float:
     """Return value / scale, 0 for a value ≤ 0 and 1 where there is no scale."""
-    return value / (scale or value) if value > 0 else 0.0
+    return 0.0 if value <= 0 else value / (scale or value)

@@ -32,7 +32,7 @@ def solve_frank_wolfe(
     Cost: O(m) for a pairwise step, O(m²) for a plain one and for each of the tests of the gap, one in a few steps.
     Source: Frank & Wolfe 1956; Lacoste-Julien & Jaggi 2015 for the pairwise steps.
     """
-    gramian, linear, lengths, _, bound, linear_error = problem
+    gramian, linear, lengths, _, _, bound, linear_error = problem
     size = len(linear)
     error = np.zeros(size) if linear_error is None else linear_error
     reach = np.ones(size)

@@ -1,87 +1,143 @@
 """Block principal pivoting: fast on the well-conditioned problems that most are, and silent on the others.
 
-In: a problem on the orthant or on a face of it. Out: its minimiser, or "inaccurate". May import: solvers.problem.
+In: a problem on the orthant or the simplex. Out: its minimiser, or "inaccurate". May import: solvers.problem.
 """
 
-import numpy as np
-from scipy.linalg import lapack
+from functools import cache
 
-from mgrad.solvers.problem import Array, Outcome, Region, Status, rounding
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.blas import dasum, daxpy, ddot, dscal
+from scipy.linalg.lapack import dposv, dpotri
+
+from mgrad.solvers.problem import SINE, Array, Outcome, Region, Status, least, rounding, slacks
+
+Free = NDArray[np.intp] | None
+"""The places of the free variables; None stands for all."""
 
 _SYSTEMS = 12  # that are solved before the problem is left to the active-set method
-_CURVATURE = 2.0**-32  # least squared sine between a free row and the span of the others
 
 
 def solve_pivoting(region: Region, max_iterations: int) -> Outcome:
-    """Minimise ½xᵀGx + qᵀx over x ≥ 0 and, with a normal, normalᵀx = level, by exchanging many variables at a time.
+    """Minimise ½xᵀGx + qᵀx over x ≥ 0 and, on the simplex, Σ xᵢ = 1, by exchanging many variables at a time.
 
-    Free variables whose minimiser is negative all leave, until none is; then all variables whose slack is negative
-    beyond rounding become free. Nothing guarantees that this ends, and dependent rows are not its business: after a
-    few systems, or where the free rows are all but dependent, the outcome is INACCURATE.
+    Free variables whose minimiser is negative leave, until none is; then all variables whose slack is negative beyond
+    rounding become free. Nothing guarantees that this ends, and dependent rows are not its business: after a few
+    systems, or where the free rows are all but dependent, the outcome is INACCURATE.
 
     Args:
-        region: the orthant, or a face of it.
+        region: the orthant or the simplex.
         max_iterations: cap on the systems solved.
 
     Returns:
-        x [m] ≥ 0; OPTIMAL or INACCURATE; the number of systems solved.
+        x [m] ≥ 0 with its slacks; OPTIMAL or INACCURATE; the number of systems solved.
 
     Cost: O(k³) for each system, with k free variables; commonly 1 to 4 systems.
-    Source: Portugal, Júdice & Vicente 1994; Kim & Park 2011.
+    Source: Portugal, Júdice & Vicente 1994; Kim & Park 2011. Goldfarb & Idnani 1983 for the steepest edge.
     """
-    gramian, linear, _, normal, level, _, start = region
+    gramian, linear, lengths, simplex, _, start = region
     size = len(linear)
-    absolute, terms, falls = np.abs(gramian), np.abs(linear), -linear
-    if start is not None:
-        free = start.nonzero()[0]
-    elif normal is None:
-        free = (falls > 0).nonzero()[0]
+    if not simplex and least(linear) >= 0:
+        x = np.zeros(size)
+        return Outcome(x, Status.OPTIMAL, 0, slacks(gramian, linear, x, x))
+    whole = False  # whether all have been free together
+    if start is None or not dasum(start):
+        free = _first_guess(region)
     else:
-        free = np.arange(size)
+        free, whole = start.nonzero()[0], True  # a start is trusted more
     iterations = 0
     while True:
-        x = np.zeros(size)
-        kappa = 0.0
-        while len(free):
-            if iterations == min(_SYSTEMS, max_iterations):
-                return Outcome(x, Status.INACCURATE, iterations)
-            iterations += 1
-            whole = len(free) == size
-            block = gramian.T if whole else gramian[free[:, None], free].T
-            if normal is None:
-                right = falls if whole else falls[free]
-                factor, point, failed = lapack.dposv(block, right, lower=1, overwrite_a=not whole)
-            else:
-                right = np.array((falls, normal) if whole else (falls[free], normal[free])).T
-                factor, points, failed = lapack.dposv(block, right, lower=1, overwrite_a=not whole)
-                toward, along = points[:, 0], points[:, 1]
-                kappa = (level - float(toward.dot(right[:, 1]))) / float(along.dot(right[:, 1]))
-                point = toward + kappa * along
-            if failed:
-                return Outcome(x, Status.INACCURATE, iterations)
-            if point[point.argmin()] >= 0:
-                x[free] = point
-                break
-            free = free[point > 0]
-        slack = gramian.dot(x) + linear
-        error = absolute.dot(x) + terms
-        if normal is not None:
-            slack -= kappa * normal
-            error += float(x.dot(error)) / level * normal
-        slack += rounding(size) * error
-        if slack[slack.argmin()] < 0:
-            unmet = slack < 0
-            unmet[free] = False
-            if unmet.any():
-                free = (unmet | (x > 0)).nonzero()[0]
-                continue
-        if normal is None and len(free):
-            pivots = factor.diagonal()
-            if _least(pivots * pivots / (gramian.diagonal() if whole else gramian.diagonal()[free])) < _CURVATURE:
-                return Outcome(x, Status.INACCURATE, iterations)
-        return Outcome(x, Status.OPTIMAL, iterations)
+        if not whole and (free is None or 2 * len(free) > size):
+            # Where most are free, all may be: that is the cheapest to see, and little leaves if it is wrong.
+            free, whole = None, True
+        if iterations == min(_SYSTEMS, max_iterations):
+            return Outcome(np.zeros(size), Status.INACCURATE, iterations)
+        iterations += 1
+        factor, point, kappa = _minimiser(gramian, linear, simplex, free)
+        if factor is None:
+            return Outcome(np.zeros(size), Status.INACCURATE, iterations)
+        if least(point) < 0:
+            free = _without_negative(free, point, factor, simplex)
+            if not len(free):
+                free = _first_guess(region)
+            continue
+        if free is None:
+            x = point
+            known = slacks(gramian, linear, x, x)
+        else:
+            x = np.zeros(size)
+            x[free] = point
+            known = slacks(gramian, linear, x, x)
+            _, sizes, highest = known
+            if simplex:
+                highest = highest + (rounding(size) * ddot(x, sizes) - kappa)
+            if least(highest) < 0:
+                falling = np.signbit(highest)
+                falling[free] = False
+                if np.count_nonzero(falling):
+                    falling[free] = True
+                    free = falling.nonzero()[0]
+                    continue
+            lengths = lengths[free]
+        if not simplex and least(factor.diagonal() / lengths) < SINE:
+            return Outcome(x, Status.INACCURATE, iterations)
+        return Outcome(x, Status.OPTIMAL, iterations, known)
 
 
-def _least(values: Array) -> float:
-    """Return the least of some values."""
-    return float(values[values.argmin()])
+def _first_guess(region: Region) -> Free:
+    """Return the variable that is best alone, and those that would lower the objective beside it."""
+    gramian, linear, _, simplex, *_ = region
+    diagonal = gramian.diagonal()
+    if simplex:
+        best = int(daxpy(linear, diagonal.copy(), len(linear), 2.0).argmin())
+        slope = gramian[best] + linear
+        return np.flatnonzero(slope <= slope.item(best))
+    falling = np.signbit(linear)
+    if 2 * np.count_nonzero(falling) > len(linear):
+        return None
+    best = int((np.minimum(linear, 0.0) ** 2 / diagonal).argmax())
+    slope = linear - gramian[best] * (linear[best] / diagonal[best])
+    slope[best] = -1.0
+    return np.flatnonzero(np.signbit(slope))
+
+
+def _minimiser(gramian: Array, linear: Array, simplex: bool, free: Free) -> tuple[Array | None, Array, float]:
+    """Return the factor of the free rows' system (None if it has none), their minimiser, and κ of the sum."""
+    if free is None:
+        block = gramian.T
+    else:
+        block, linear = gramian.take(free, 0).take(free, 1).T, linear[free]
+    if not simplex:
+        factor, point, failed = dposv(block, linear, 1)
+        return None if failed else factor, dscal(-1.0, point), 0.0
+    ones = _ones(len(linear))
+    common = linear.item(0)  # a part of q that all share has no influence, and might be all there is
+    if common:
+        linear = linear - common
+    if not dasum(linear):
+        factor, point, failed = dposv(block, ones, 1)
+        kappa = 1 / (ddot(point, ones) or np.inf)
+        return None if failed else factor, dscal(kappa, point), kappa + common
+    factor, points, failed = dposv(block, np.array((-linear, ones)).T, 1)
+    origin, slope = points.T
+    kappa = (1 - ddot(origin, ones)) / (ddot(slope, ones) or np.inf)
+    return None if failed else factor, origin + kappa * slope, kappa + common
+
+
+@cache
+def _ones(size: int) -> Array:
+    """Return a vector of ones, which takes longer to make than to keep."""
+    return np.ones(size)
+
+
+def _without_negative(free: Free, point: Array, factor: Array, simplex: bool) -> NDArray[np.intp]:
+    """Return the free variables without the negative ones; on the orthant, if most are, without one of them."""
+    negative = np.signbit(point)
+    if not simplex and 2 * np.count_nonzero(negative) > len(point) > 1:
+        # The one whose bound is furthest broken, in the metric of G: without it the others may well be right.
+        inverse = dpotri(factor, 1)[0].diagonal()
+        leaving = (np.where(negative, point, 0.0) ** 2 / inverse).argmax()
+        negative[:] = False
+        negative[leaving] = True
+    left = (~negative).nonzero()[0]
+    return left if free is None else free[left]

@@ -2,6 +2,9 @@
 
 In: a Gramian and a linear term. Out: `Problem`, which every method solves, and `DualSolution`, their answer.
 May import: nothing of mgrad, no torch.
+
+Here and wherever a solve passes each time, BLAS is called by its own name: for a few numbers numpy's operators take
+several times as long as what they do.
 """
 
 import math
@@ -10,13 +13,19 @@ from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg.blas import dasum, daxpy, dsymv
 
 Array = NDArray[np.float64]
 Domain = Literal["nonnegative", "simplex"]
 Method = Literal["active_set", "frank_wolfe", "plain_frank_wolfe"]
 _DOMAINS, _METHODS = get_args(Domain), get_args(Method)
 
+Slacks = tuple[Array, Array, Array]
+"""Of some x [m]: Gx + q as computed; |G||x| + |q|, the absolute values that it is the sum of; and the highest that Gx + q
+may be, within the rounding error of that sum."""
+
 EPSILON = float(np.finfo(np.float64).eps)
+SINE = 2.0**-16  # least part of a row outside the span of others, relative to its length, of which its digits are sure
 
 
 class Status(Enum):
@@ -36,6 +45,7 @@ class Problem(NamedTuple):
         gramian: G [m, m].
         linear: q [m].
         lengths: nᵢ = √Gᵢᵢ [m].
+        zero_rows: whether a length is 0.
         domain: "nonnegative" or "simplex".
         bound: upper bound on Σ xᵢnᵢ, or None.
         linear_error: [m] ≥ 0, how far q may be off; None for the rounding of its own digits.
@@ -44,20 +54,20 @@ class Problem(NamedTuple):
     gramian: Array
     linear: Array
     lengths: Array
+    zero_rows: bool
     domain: Domain
     bound: float | None
     linear_error: Array | None
 
 
 class Region(NamedTuple):
-    """min ½xᵀGx + qᵀx over x ≥ 0 and, with a normal, normalᵀx = level: what an active set solves (math.md, 16).
+    """min ½xᵀGx + qᵀx over x ≥ 0 and, on the simplex, Σ xᵢ = 1 (math.md, 16).
 
     Attributes:
         gramian: G [m, m] of a positive diagonal.
         linear: q [m].
         lengths: nᵢ = √Gᵢᵢ > 0 [m].
-        normal: [m] > 0, or None for the orthant alone.
-        level: > 0, of the normal.
+        simplex: whether Σ xᵢ = 1, too.
         linear_error: [m] ≥ 0, how far q may be off; None for the rounding of its own digits.
         start: [m] ≥ 0, whose positive entries are a first guess of those of the answer, or None.
     """
@@ -65,18 +75,18 @@ class Region(NamedTuple):
     gramian: Array
     linear: Array
     lengths: Array
-    normal: Array | None
-    level: float
+    simplex: bool
     linear_error: Array | None
     start: Array | None
 
 
 class Outcome(NamedTuple):
-    """What a method says of a problem: x [m] ≥ 0, how it ended, the iterations."""
+    """What a method says of a problem: x [m] ≥ 0, how it ended, the iterations; the slacks of x where it knows them."""
 
     x: Array
     status: Status
     iterations: int
+    slacks: Slacks | None = None
 
 
 class DualSolution(NamedTuple):
@@ -111,29 +121,31 @@ def check_problem(
 
     Cost: O(m²).
     """
-    quadratic = np.asarray(gramian, dtype=np.float64)
+    quadratic = np.asarray(gramian, np.float64, order="C")
     if quadratic.ndim != 2 or quadratic.shape[0] != quadratic.shape[1] or not quadratic.size:
         raise ValueError(
             f"`gramian` must be a square matrix [m, m] with m ≥ 1. Found shape {list(quadratic.shape)}. "
             "Pass J @ J.T of the gradient rows J."
         )
     size = len(quadratic)
-    q = np.zeros(size) if linear is None else np.asarray(linear, dtype=np.float64)
+    q = np.zeros(size) if linear is None else np.asarray(linear, np.float64)
     if q.shape != (size,):
         raise ValueError(
             f"`linear` must have one value for each row of the Gramian, [{size}]. Found shape {list(q.shape)}. "
             "Pass a vector of that length."
         )
-    flat = quadratic.ravel()
-    # The squares overflow for entries above 1e154, which alone does not make them infinite.
-    if not (math.isfinite(flat.dot(flat) + q.dot(q)) or (np.isfinite(quadratic).all() and np.isfinite(q).all())):
+    # The sum may overflow, which alone does not make an entry infinite.
+    if not (
+        math.isfinite(dasum(quadratic.ravel()) + dasum(q)) or (np.isfinite(quadratic).all() and np.isfinite(q).all())
+    ):
         raise ValueError(
             "`gramian` and `linear` must be finite. Found NaN or infinity. Check the gradients that they come from."
         )
     diagonal = quadratic.diagonal()
-    if diagonal[diagonal.argmin()] < 0:
+    shortest = least(diagonal)
+    if shortest < 0:
         raise ValueError(
-            f"`gramian` must have a diagonal ≥ 0. Found {diagonal.min():.3g}. Pass J @ J.T of the gradient rows J."
+            f"`gramian` must have a diagonal ≥ 0. Found {shortest:.3g}. Pass J @ J.T of the gradient rows J."
         )
     if domain not in _DOMAINS:
         raise ValueError(f'`domain` must be "nonnegative" or "simplex". Found {domain!r}. Choose one of the two.')
@@ -146,7 +158,7 @@ def check_problem(
         if not bound >= 0:
             raise ValueError(f"`bound` must be a number ≥ 0 or None. Found {bound}. Leave it out for no bound.")
     error = None if linear_error is None else _check_nonnegative("linear_error", linear_error, size)
-    return Problem(quadratic, q, np.sqrt(diagonal), cast("Domain", domain), bound, error)
+    return Problem(quadratic, q, np.sqrt(diagonal), shortest == 0, cast("Domain", domain), bound, error)
 
 
 def check_method(
@@ -198,6 +210,27 @@ def _check_nonnegative(name: str, values: ArrayLike, size: int) -> Array:
     return checked
 
 
+def slacks(gramian: Array, linear: Array, x: Array, absolute: Array) -> Slacks:
+    """Return what is known of the slacks of x.
+
+    Args:
+        gramian: G [m, m], symmetric.
+        linear: q [m].
+        x: [m].
+        absolute: |x|, which for the answers of a solver is x itself.
+
+    Cost: O(m²).
+    """
+    slack = dsymv(1.0, gramian.T, x, 1.0, linear)
+    sizes = dsymv(1.0, abs(gramian).T, absolute, 1.0, abs(linear))
+    return slack, sizes, daxpy(sizes, slack.copy(), len(x), rounding(len(x)))
+
+
 def rounding(terms: int) -> float:
     """Return the rounding error of a sum of so many terms, relative to the sum of their absolute values."""
     return 4 * terms * EPSILON
+
+
+def least(values: Array) -> float:
+    """Return the least of some values; NaN if there is one."""
+    return float(values.item(values.argmin()))

@@ -79,8 +79,11 @@ def solve_frank_wolfe(
             slack += length * change
             if float(weights @ slack - slack.min()) <= allowed:
                 break
-    if bound is not None and status is Status.OPTIMAL and weights[-1] <= tolerance and float(slack.min()) < 0:
-        status = Status.BOUND_ACTIVE
+    if bound is not None and status is Status.OPTIMAL:
+        # The bound counts where it is used up, or where its price is part of what makes the gap small.
+        price = -float(slack.min())
+        if price > allowed or (price > 0 and weights[-1] <= tolerance):
+            status = Status.BOUND_ACTIVE
     return Outcome(weights[:size] * reach[:size], status, step)
 
 

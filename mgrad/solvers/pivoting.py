@@ -47,8 +47,8 @@ def solve_pivoting(region: Region, max_iterations: int) -> Outcome:
         free, whole = start.nonzero()[0], True  # a start is trusted more
     iterations = 0
     while True:
-        if not whole and (free is None or 2 * len(free) > size):
-            # Where most are free, all may be: that is the cheapest to see, and little leaves if it is wrong.
+        if not whole and (free is None or (2 if simplex else 3) * len(free) > size):
+            # Where many are free, all may be: that is the cheapest to see, and little leaves if it is wrong.
             free, whole = None, True
         if iterations == min(_SYSTEMS, max_iterations):
             return Outcome(np.zeros(size), Status.INACCURATE, iterations)

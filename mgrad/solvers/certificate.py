@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg.blas import dasum, ddot, idamax
 
-from mgrad.solvers.problem import Array, Problem, Slacks, check_problem, least, rounding, slacks
+from mgrad.solvers.problem import Array, Problem, Slacks, check_problem, least, slacks
 
 
 class Certificate(NamedTuple):

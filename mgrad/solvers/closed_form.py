@@ -19,7 +19,8 @@ def solve_closed_form(region: Region, max_iterations: int) -> Outcome:
     """Minimise ½xᵀGx + qᵀx over x ≥ 0 and, on the simplex, Σ xᵢ = 1, for m ≤ 3.
 
     If the minimiser without x ≥ 0 has negative entries, one of these is 0 at the answer: else the segment from it to
-    that minimiser would lead downhill. So it is the best of those of the smaller problems without such a variable. Where rows are all but dependent the outcome is INACCURATE.
+    that minimiser would lead downhill. So it is the best of those of the smaller problems without such a variable.
+    Where rows are all but dependent the outcome is INACCURATE.
 
     Args:
         region: the orthant or the simplex; its start is not used.

@@ -40,15 +40,13 @@ def solve_pivoting(region: Region, max_iterations: int) -> Outcome:
     if not simplex and least(linear) >= 0:
         x = np.zeros(size)
         return Outcome(x, Status.OPTIMAL, 0, slacks(gramian, linear, x, x))
-    whole = False  # whether all have been free together
-    if start is None or not dasum(start):
-        free = _first_guess(region)
-    else:
-        free, whole = start.nonzero()[0], True  # a start is trusted more
+    guess = _first_guess(region)
+    free: Free = guess if start is None or not dasum(start) else start.nonzero()[0]
+    whole = free is not guess  # whether all have been free together; a start is trusted more
     iterations = 0
     while True:
-        if not whole and (free is None or (2 if simplex else 3) * len(free) > size):
-            # Where many are free, all may be: that is the cheapest to see, and little leaves if it is wrong.
+        if not whole and free is not None and 2 * len(free) > size:
+            # Where most are free, all may be: that is the cheapest to see, and little leaves if it is wrong.
             free, whole = None, True
         if iterations == min(_SYSTEMS, max_iterations):
             return Outcome(np.zeros(size), Status.INACCURATE, iterations)
@@ -57,9 +55,9 @@ def solve_pivoting(region: Region, max_iterations: int) -> Outcome:
         if factor is None:
             return Outcome(np.zeros(size), Status.INACCURATE, iterations)
         if least(point) < 0:
-            free = _without_negative(free, point, factor, simplex)
+            free = _without_negative(free, point, factor, simplex, size)
             if not len(free):
-                free = _first_guess(region)
+                free = guess
             continue
         if free is None:
             x = point
@@ -84,7 +82,7 @@ def solve_pivoting(region: Region, max_iterations: int) -> Outcome:
         return Outcome(x, Status.OPTIMAL, iterations, known)
 
 
-def _first_guess(region: Region) -> Free:
+def _first_guess(region: Region) -> NDArray[np.intp]:
     """Return the variable that is best alone, and those that would lower the objective beside it."""
     gramian, linear, _, simplex, *_ = region
     diagonal = gramian.diagonal()
@@ -94,7 +92,7 @@ def _first_guess(region: Region) -> Free:
         return np.flatnonzero(slope <= slope.item(best))
     falling = np.signbit(linear)
     if 2 * np.count_nonzero(falling) > len(linear):
-        return None
+        return falling.nonzero()[0]
     best = int((np.minimum(linear, 0.0) ** 2 / diagonal).argmax())
     slope = linear - gramian[best] * (linear[best] / diagonal[best])
     slope[best] = -1.0
@@ -130,14 +128,16 @@ def _ones(size: int) -> Array:
     return np.ones(size)
 
 
-def _without_negative(free: Free, point: Array, factor: Array, simplex: bool) -> NDArray[np.intp]:
-    """Return the free variables without the negative ones; on the orthant, if most are, without one of them."""
+def _without_negative(free: Free, point: Array, factor: Array, simplex: bool, whole: int) -> NDArray[np.intp]:
+    """Return the free variables without the negative ones; none of them if that would be as good as a new start."""
     negative = np.signbit(point)
-    if not simplex and 2 * np.count_nonzero(negative) > len(point) > 1:
-        # The one whose bound is furthest broken, in the metric of G: without it the others may well be right.
+    if free is None:
+        if simplex or 2 * np.count_nonzero(negative) <= len(point):
+            return np.flatnonzero(~negative)
+        # Only the one whose bound is furthest broken, in the metric of G: without it the others may well be right.
         inverse = dpotri(factor, 1)[0].diagonal()
         leaving = (np.where(negative, point, 0.0) ** 2 / inverse).argmax()
-        negative[:] = False
-        negative[leaving] = True
-    left = (~negative).nonzero()[0]
-    return left if free is None else free[left]
+        return np.delete(np.arange(len(point)), leaving)
+    left = free[~negative]
+    # If most of what was all but one would have to leave, the first guess was the better one.
+    return free[:0] if not simplex and len(free) == whole - 1 and 2 * len(left) < len(free) else left

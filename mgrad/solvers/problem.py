@@ -21,8 +21,8 @@ Method = Literal["active_set", "frank_wolfe", "plain_frank_wolfe"]
 _DOMAINS, _METHODS = get_args(Domain), get_args(Method)
 
 Slacks = tuple[Array, Array, Array]
-"""Of some x [m]: Gx + q as computed; |G||x| + |q|, the absolute values that it is the sum of; and the highest that Gx + q
-may be, within the rounding error of that sum."""
+"""Of some x [m]: Gx + q as computed; |G||x| + |q|, the absolute values that it is the sum of; and the highest that
+Gx + q may be, within the rounding error of that sum."""
 
 EPSILON = float(np.finfo(np.float64).eps)
 SINE = 2.0**-16  # least part of a row outside the span of others, relative to its length, of which its digits are sure

@@ -120,7 +120,8 @@ def test_zero_row_gets_no_multiplier_and_is_unbounded_only_where_it_must_fall() 
 
 
 def test_problem_that_is_zero_is_solved() -> None:
-    for options in ({}, {"bound": 0.0}, {"bound": 1.0}, {"domain": "simplex"}):
+    cases: list[dict[str, Any]] = [{}, {"bound": 0.0}, {"bound": 1.0}, {"domain": "simplex"}]
+    for options in cases:
         found = batched(np.zeros((2, 2)), **options)
         assert outcome(found) is Status.OPTIMAL
         assert (found.duality_gap, found.complementarity, found.dual_residual) == (0, 0, 0)
@@ -194,7 +195,8 @@ def test_nearly_every_problem_of_a_stack_is_solved_and_the_others_are_said_not_t
 @given(problems(rows=(1, 6), columns=(1, 6)), st.integers(-40, 40))
 def test_scaling_all_gradients_keeps_the_multipliers_bit_for_bit(problem: Problem, exponent: int) -> None:
     G, q, scale = problem.J @ problem.J.T, problem.J @ problem.p, 2.0 ** (2 * exponent)
-    for options in ({}, {"domain": "simplex"}):
+    cases: list[dict[str, Any]] = [{}, {"domain": "simplex"}]
+    for options in cases:
         before, after = batched(G, q, **options), batched(scale * G, scale * q, **options)
         assert torch.equal(after.multipliers, before.multipliers)
         assert outcome(after) is outcome(before)
@@ -239,8 +241,9 @@ def test_negative_diagonal_has_no_answer() -> None:
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0,)])
 def test_every_shape_of_stack_is_solved_as_its_problems_are(shape: tuple[int, ...]) -> None:
     G, q = stack(shape)
-    for options in ({"bound": torch.full(shape, 0.5)}, {"domain": "simplex"}):
-        found: BatchSolution = solve_batch(G, q, **options)  # type: ignore[arg-type]
+    cases: list[dict[str, Any]] = [{"bound": torch.full(shape, 0.5)}, {"domain": "simplex"}]
+    for options in cases:
+        found = solve_batch(G, q, **options)
         assert found.multipliers.shape == q.shape
         assert all(figure.shape == shape for figure in found[1:])
         for place in np.ndindex(shape):
@@ -263,8 +266,9 @@ def test_low_precision_is_solved_in_float64(dtype: torch.dtype) -> None:
 def test_input_is_not_modified_and_gradients_are_not_tracked() -> None:
     G, q = stack()
     before = G.clone(), q.clone()
-    for options in ({}, {"domain": "simplex"}, {"bound": 1.0}):
-        found = solve_batch(G.requires_grad_(), q.requires_grad_(), **options)  # type: ignore[arg-type]
+    cases: list[dict[str, Any]] = [{}, {"domain": "simplex"}, {"bound": 1.0}]
+    for options in cases:
+        found = solve_batch(G.requires_grad_(), q.requires_grad_(), **options)
         assert not found.multipliers.requires_grad
     assert torch.equal(G.detach(), before[0])
     assert torch.equal(q.detach(), before[1])

@@ -27,6 +27,9 @@ MASKED = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_p
 class NoWaiting(TorchDispatchMode):
     """Raise for any operation that would wait: that asks for values, or moves tensors between devices and blocks."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -40,5 +43,6 @@ class NoWaiting(TorchDispatchMode):
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if len({tensor.device for tensor in given + made}) > 1:
             copies = packet in {torch.ops.aten._to_copy, torch.ops.aten.copy_}
-            assert copies and kwargs.get("non_blocking"), f"{func} moves tensors between devices"
+            if not (copies and kwargs.get("non_blocking")):
+                raise AssertionError(f"{func} moves tensors between devices")
         return result

@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: help test demo clean
+.PHONY: help test demo bench clean
 
 help:   ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -20,6 +20,10 @@ test: .venv/.test   ## lint, formatting, types, tests and the examples of the do
 demo: .venv/.examples   ## the multilingual example, in small
 	$(BIN)/python -m benchmarks.multilingual --demo
 
+bench: .venv/.bench   ## time the solvers beside others, and the stress run
+	$(BIN)/python -m benchmarks.solvers
+	$(BIN)/python -m benchmarks.solvers --stress
+
 clean:   ## remove the environment and every cache
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -32,6 +36,10 @@ clean:   ## remove the environment and every cache
 
 .venv/.examples: .venv/.torch pyproject.toml
 	$(BIN)/pip install -e '.[examples]'
+	touch $@
+
+.venv/.bench: .venv/.torch pyproject.toml
+	$(BIN)/pip install -e '.[bench]'
 	touch $@
 
 .venv/.test: .venv/.examples

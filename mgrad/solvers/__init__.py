@@ -3,23 +3,26 @@
 In: a Gramian and a linear term. Out: a `DualSolution` with its certificate. May import: solvers.*.
 """
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from mgrad.solvers.active_set import solve_active_set
+from mgrad.solvers.certificate import Certificate, certify, measure
+from mgrad.solvers.domains import solve_domain
+from mgrad.solvers.frank_wolfe import solve_frank_wolfe
+from mgrad.solvers.pivoting import solve_pivoting
 from mgrad.solvers.problem import (
     Array,
-    Certificate,
     Domain,
     DualSolution,
+    Method,
+    Problem,
     Status,
-    certify,
-    check_linear_error,
+    check_method,
     check_problem,
     rounding,
 )
 
-__all__ = ["Array", "Certificate", "Domain", "DualSolution", "Status", "certify", "rounding", "solve"]
+__all__ = ["Array", "Certificate", "Domain", "DualSolution", "Method", "Status", "certify", "rounding", "solve"]
 
 
 def solve(
@@ -28,10 +31,13 @@ def solve(
     *,
     domain: str = "nonnegative",
     bound: float | None = None,
-    linear_error: ArrayLike | None = None,
+    method: str = "active_set",
+    start: ArrayLike | None = None,
+    tolerance: float | None = None,
     max_iterations: int | None = None,
+    linear_error: ArrayLike | None = None,
 ) -> DualSolution:
-    """Minimise ½xᵀGx + qᵀx over x ≥ 0 or over the simplex (math.md, 15-21).
+    """Minimise ½xᵀGx + qᵀx over x ≥ 0 or over the simplex (math.md, 15-29).
 
     Over x ≥ 0 it is the dual (2) of the direction problem; with a bound on Σ xᵢ√Gᵢᵢ it is the exact penalty (10).
     Over the simplex with q = 0 it is the min-norm point, MGDA's problem (7). G may be singular.
@@ -41,72 +47,67 @@ def solve(
         linear: q [m]; None stands for 0.
         domain: "nonnegative" (x ≥ 0) or "simplex" (x ≥ 0, Σ xᵢ = 1).
         bound: upper bound on Σ xᵢ√Gᵢᵢ in the units of √G, for the nonnegative domain alone.
+        method: "active_set", exact to rounding; "frank_wolfe" (pairwise steps) or "plain_frank_wolfe", to a tolerance,
+            on the simplex or within a bound.
+        start: [m] ≥ 0, such as the multipliers of the step before: the active set begins with its positive entries,
+            Frank-Wolfe with the point itself, scaled into the domain. None for no guess.
+        tolerance: relative duality gap up to which an answer counts as optimal, and at which Frank-Wolfe stops; None
+            stands for 4m²·2⁻⁵², or 10⁻¹² if that is less, and for 10⁻⁶ with Frank-Wolfe.
+        max_iterations: cap on the systems solved, or on the steps of Frank-Wolfe; None stands for 100 + 20·m, and for
+            10 000 steps.
         linear_error: [m] ≥ 0, how far q may be off, where it is the difference of larger numbers; None for the rounding
             of its own digits. A problem that is unbounded within this error alone counts as bounded.
-        max_iterations: cap on the number of variables freed; None stands for 100 + 20·m.
 
     Returns:
         The multipliers [m] ≥ 0, the status, the iterations and the certificate. OPTIMAL and BOUND_ACTIVE promise a
-        relative duality gap of at most 4m²·2⁻⁵²; what rounding keeps from it is INACCURATE. A multiplier of a zero row
+        relative duality gap within the tolerance; what rounding keeps from it is INACCURATE. A multiplier of a zero row
         is 0 on the nonnegative domain; a zero row with qᵢ < 0 makes the problem UNBOUNDED there. Not every x is
         unique where G is singular: Gx is.
 
     Raises:
         ValueError: for a Gramian that is not square or not finite or has a negative diagonal, a linear term of another
-            length, an unknown domain, a bound that is negative or given on the simplex, an error that is negative.
+            length, an unknown domain or method, a bound, start, tolerance, cap or error that is negative, a bound on
+            the simplex, or Frank-Wolfe without a bound beside it.
 
-    Cost: O(m³) for each variable freed, commonly about as many as there are multipliers > 0.
-    Source: the active-set method of Lawson & Hanson (1974, ch. 23) with the corrals of Wolfe (1976).
+    Cost: "active_set": O(m³) for each system, commonly 1 to 4 of them; Frank-Wolfe: O(m) for a pairwise step.
+    Source: block principal pivoting (Portugal, Júdice & Vicente 1994) and, where that does not settle it, the
+        active-set method of Lawson & Hanson (1974, ch. 23); Frank & Wolfe 1956, Lacoste-Julien & Jaggi 2015.
 
     Example:
         >>> solve([[1.0, 0.0], [0.0, 3.0]], domain="simplex").multipliers.round(12).tolist()
         [0.75, 0.25]
-        >>> solve([[2.0, 0.0], [0.0, 2.0]], [-1.0, 1.0]).multipliers.tolist()
+        >>> solve([[2.0, 0.0], [0.0, 2.0]], [-1.0, 1.0]).multipliers.round(12).tolist()
         [0.5, 0.0]
     """
-    quadratic, q, checked = check_problem(gramian, linear, domain, bound)
-    error = check_linear_error(linear_error, len(q))
-    cap = 100 + 20 * len(q) if max_iterations is None else max_iterations
-    if checked == "simplex":
-        x, status, iterations = _on_simplex(quadratic, q, cap)
-    else:
-        x, status, iterations = _nonnegative(quadratic, q, error, bound, cap)
-    certificate = certify(quadratic, q, x, domain=checked, bound=bound)
-    if status in {Status.OPTIMAL, Status.BOUND_ACTIVE} and certificate.duality_gap > len(q) * rounding(len(q)):
+    problem = check_problem(gramian, linear, domain, bound, linear_error)
+    guess = check_method(method, start, tolerance, max_iterations, problem)
+    if method == "active_set":
+        size = len(problem.linear)
+        limit = min(1e-12, size * rounding(size)) if tolerance is None else tolerance
+        return _exact(problem, guess, limit, 100 + 20 * size if max_iterations is None else max_iterations)
+    limit = 1e-6 if tolerance is None else tolerance
+    cap = 10_000 if max_iterations is None else max_iterations
+    found = solve_frank_wolfe(problem, guess, limit, cap, pairwise=method == "frank_wolfe")
+    return DualSolution(*found, *measure(problem, found.x))
+
+
+def _exact(problem: Problem, start: Array | None, limit: float, cap: int) -> DualSolution:
+    """Let block pivoting try, and the active-set method do what that has not settled: the certificate decides."""
+    tried = solve_domain(problem, solve_pivoting, start, cap)
+    if tried.status in _PROMISES:
+        certificate = measure(problem, tried.x)
+        if _within(certificate, limit):
+            return DualSolution(*tried, *certificate)
+    x, status, iterations = solve_domain(problem, solve_active_set, start, cap - tried.iterations)
+    certificate = measure(problem, x)
+    if status in _PROMISES and not _within(certificate, limit):
         status = Status.INACCURATE
-    return DualSolution(x, status, iterations, *certificate)
+    return DualSolution(x, status, tried.iterations + iterations, *certificate)
 
 
-def _on_simplex(gramian: Array, linear: Array, cap: int) -> tuple[Array, Status, int]:
-    """Solve over the simplex in variables that give G a unit diagonal (math.md, 17)."""
-    norms = np.sqrt(np.diagonal(gramian))
-    unit = float(norms[norms > 0].min(initial=np.inf))
-    unit = unit if np.isfinite(unit) else 1.0
-    lengths = np.where(norms > 0, norms, unit)  # the variable of a zero row has no scale of its own
-    normal = unit / lengths
-    y, status, iterations = solve_active_set(gramian / lengths / lengths[:, None], linear / lengths / unit, normal, cap)
-    x = y * normal
-    return x / x.sum(), status, iterations
+def _within(certificate: Certificate, limit: float) -> bool:
+    """Tell if an answer is in its domain and within the limit of the optimum."""
+    return certificate.duality_gap <= limit and certificate.dual_residual <= limit
 
 
-def _nonnegative(
-    gramian: Array, linear: Array, error: Array, bound: float | None, cap: int
-) -> tuple[Array, Status, int]:
-    """Solve over x ≥ 0 and, where the answer breaks the bound, again on the hyperplane where it binds (math.md, 16)."""
-    norms = np.sqrt(np.diagonal(gramian))
-    rows = np.flatnonzero(norms > 0)
-    x = np.zeros(len(norms))
-    impossible = bool((linear[norms == 0] < -error[norms == 0]).any())
-    if not len(rows) or bound == 0:
-        status = Status.BOUND_ACTIVE if (linear < -error).any() else Status.OPTIMAL
-        return x, Status.UNBOUNDED if impossible else status, 0
-    lengths = norms[rows]
-    quadratic = gramian[np.ix_(rows, rows)] / lengths / lengths[:, None]
-    q = linear[rows] / lengths
-    y, status, iterations = solve_active_set(quadratic, q, None, cap, error[rows] / lengths)
-    if bound is not None and (status is not Status.OPTIMAL or y.sum() > bound):
-        y, outcome, more = solve_active_set(quadratic, q / bound, np.ones(len(rows)), cap)
-        y, iterations = bound * y, iterations + more
-        status = Status.BOUND_ACTIVE if outcome is Status.OPTIMAL else outcome
-    x[rows] = y / lengths
-    return x, Status.UNBOUNDED if impossible else status, iterations
+_PROMISES = (Status.OPTIMAL, Status.BOUND_ACTIVE)

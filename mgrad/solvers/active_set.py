@@ -1,84 +1,129 @@
-"""Primal active-set method for the small quadratic programmes: exact to rounding, without a ridge.
+"""Primal active-set method: slow, and right on Gramians of any rank and any scale.
 
-In: a quadratic term of unit diagonal, a linear term and, for the simplex, the normal of its hyperplane.
-Out: the minimiser, how the solve ended, the iterations. May import: solvers.problem.
+In: a problem on the orthant or on a face of it. Out: the minimiser, how the solve ended, the iterations.
+May import: solvers.problem.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from mgrad.solvers.problem import Array, Status, rounding
+from mgrad.solvers.problem import Array, Outcome, Region, Status, rounding
+
+_WELL_DEFINED = 2.0**-32  # share of every variable that a ridge may change and still be of no account
 
 
-def solve_active_set(
-    quadratic: Array, linear: Array, normal: Array | None, max_iterations: int, linear_error: Array | float = 0.0
-) -> tuple[Array, Status, int]:
-    """Minimise ½yᵀCy + qᵀy over y ≥ 0 and, with a normal v > 0, vᵀy = 1 (math.md, 18-21).
+def solve_active_set(region: Region, max_iterations: int) -> Outcome:
+    """Minimise ½xᵀGx + qᵀx over x ≥ 0 and, with a normal, normalᵀx = level (math.md, 17-21).
 
-    Like Lawson & Hanson's NNLS, but on the Gramian, for any q, and with the equality. A variable is freed when its
-    slack is negative beyond rounding; then the minimiser on the free variables is approached as far as y ≥ 0 allows.
-    The free columns stay linearly independent (on the simplex affinely, as in Wolfe's corrals): a column that depends
-    on them moves along the null direction until one of them leaves, so that a singular C needs no ridge.
+    Like Lawson & Hanson's NNLS, but on the Gramian, for any q, and with the equality. What is minimised has C + ρI in
+    place of the Gramian C of unit diagonal, with ρ below the rounding error of C's own products: strictly convex in
+    floating point too, so that dependent rows need no case of their own. Where the answer shows that ρ is of no
+    account, its effect is removed; where ρ decides, the answer tells a ray from a rounding error.
 
     Args:
-        quadratic: C [m, m], positive semi-definite to rounding; its diagonal entries are 1, or 0 where v is 1.
-        linear: q [m].
-        normal: v [m] in (0, 1], or None for the orthant alone.
-        max_iterations: cap on the number of variables freed.
-        linear_error: [m] ≥ 0, how far q may be off besides the rounding of its own digits: what falls for ever within
-            this error alone does not count as unbounded.
+        region: the orthant, or a face of it. What falls for ever within the error of its q alone does not count as
+            unbounded; its start is not used.
+        max_iterations: cap on the systems solved.
 
     Returns:
-        y [m]; OPTIMAL, UNBOUNDED (only without a normal: y is then the last point reached) or ITERATION_LIMIT;
-        the number of variables freed.
+        x [m] ≥ 0; OPTIMAL, UNBOUNDED (only without a normal: x is then far down a ray) or ITERATION_LIMIT; the number
+        of systems solved.
 
-    Cost: O(k³) for each variable freed, with k free variables.
-    Source: Lawson & Hanson 1974, ch. 23; Wolfe 1976.
+    Cost: O(k³) for each system, with k free variables.
+    Source: Lawson & Hanson 1974, ch. 23, with the proximal term of Rockafellar 1976 at the size of rounding errors.
     """
-    size = len(linear)
-    y, free = np.zeros(size), list[int]()
+    gramian, linear, lengths, normal, level, error, _ = region
+    unit, v = 1.0, None
     if normal is not None:
-        vertex = int(np.argmin(0.5 * np.diagonal(quadratic) / normal**2 + linear / normal))
-        y[vertex], free = 1 / normal[vertex], [vertex]
-    resting = np.zeros(size, dtype=bool)  # freed without progress: rounding, not descent
-    seen = {frozenset(free)}
+        v = normal / lengths
+        unit = level / float(v.max())
+        v = v / v.max()
+    scaled = linear / lengths / unit
+    ridge = rounding(len(linear)) / 2
+    system = gramian / lengths / lengths[:, None]
+    np.fill_diagonal(system, 1 + ridge)
 
-    for iteration in range(max_iterations):
-        slack, error = _slack(quadratic, linear, normal, y)
-        falling = (slack < -error) & ~resting
-        falling[free] = False
+    y, corral, status, iterations = _descend(system, scaled, v, max_iterations)
+    if corral is not None and v is None:
+        free = corral.free
+        removed = ridge * corral.solve(y[free])  # what the ridge has kept y from
+        if (np.abs(removed) <= _WELL_DEFINED * y[free]).all():
+            y[free] += removed
+        elif _is_ray(system, free, removed):
+            # Its slope is taken as flat as the errors of q allow. Where it may be 0, none of it is needed.
+            allowed = rounding(len(y)) * np.abs(scaled) + (0.0 if error is None else error / lengths)
+            if float((scaled + allowed)[free] @ removed) < 0:
+                status = Status.UNBOUNDED
+            else:
+                y = _retreat(system, scaled, y, free, removed)
+    return Outcome(unit * y / lengths, status, iterations)
+
+
+class _Corral(NamedTuple):
+    """The free variables [k], a basis of their directions [k, k or k − 1] and the system's factor in that basis."""
+
+    free: NDArray[np.intp]
+    basis: Array
+    factor: Array
+
+    def solve(self, slope: Array) -> Array:
+        """Return the direction [k] of the face whose curvature is `slope` [k]."""
+        return np.asarray(self.basis @ lapack.dpotrs(self.factor, self.basis.T @ slope, lower=1)[0])
+
+
+def _descend(
+    system: Array, linear: Array, normal: Array | None, max_iterations: int
+) -> tuple[Array, _Corral | None, Status, int]:
+    """Return y, the corral whose minimiser it is (None at the start), how it ended, and after how many systems."""
+    # The variable of the most negative slack is freed and the minimiser on the free ones sought, until no slack is
+    # negative. One that brings nothing but rounding, so that the free variables have been the same before, rests until
+    # another brings progress.
+    y, corral = np.zeros(len(linear)), None
+    if normal is not None:
+        vertex = int(np.argmin(0.5 * np.diagonal(system) / normal**2 + linear / normal))
+        y[vertex] = 1 / normal[vertex]
+    magnitudes = np.abs(system)
+    resting = np.zeros(len(y), dtype=bool)
+    seen = {(y > 0).tobytes()}
+    iterations = 0
+    while True:
+        slack, error = _slack(system, magnitudes, linear, normal, y)
+        falling = (slack < -error) & ~resting & (y == 0)
         if not falling.any():
-            return y, Status.OPTIMAL, iteration
+            return y, corral, Status.OPTIMAL, iterations
         entering = int(np.argmin(np.where(falling, slack, np.inf)))
-
-        start, followed = y, False
-        while (null := _null_direction(quadratic, normal, free, entering)) is not None:
-            y, leaving = _follow(y, null)
-            if leaving is None:
+        point, free = y, y > 0
+        free[entering] = True
+        while True:
+            if iterations == max_iterations:
+                return y, corral, Status.ITERATION_LIMIT, iterations
+            iterations += 1
+            found = _minimiser(system, linear, normal, free.nonzero()[0])
+            if found is None:  # not positive semi-definite to rounding: nothing can be said of this face
                 break
-            free, followed = [i for i in free if i != leaving], True
-        if null is not None:
-            if normal is None and _falls_for_ever(quadratic, linear, slack, error + linear_error, start, null):
-                return y, Status.UNBOUNDED, iteration
+            target, reached = found
+            blocked = (target <= 0) & free
+            if not blocked.any():
+                break
+            steps = point[blocked] / (point[blocked] - target[blocked])
+            point = np.maximum(point + steps.min() * (target - point), 0.0)
+            point[blocked.nonzero()[0][steps == steps.min()]] = 0.0
+            free = point > 0
+        if found is None or free.tobytes() in seen:
             resting[entering] = True
-            continue
-        free = [*free, entering]
-        y, free = _descend(quadratic, linear, normal, y, free)
-
-        move = y - start
-        progress = followed or -(slack @ move + 0.5 * move @ quadratic @ move) > 0
-        if progress and frozenset(free) not in seen:
-            resting[:] = False
-            seen.add(frozenset(free))
         else:
-            resting[entering] = True
-    return y, Status.ITERATION_LIMIT, max_iterations
+            seen.add(free.tobytes())
+            resting[:] = False
+            y, corral = target, reached
 
 
-def _slack(quadratic: Array, linear: Array, normal: Array | None, y: Array) -> tuple[Array, Array]:
-    """Return the slacks Cy + q − κv [m] and their rounding errors [m]."""
-    slack = quadratic @ y + linear
-    error = rounding(len(y)) * (np.abs(quadratic) @ y + np.abs(linear))
+def _slack(system: Array, magnitudes: Array, linear: Array, normal: Array | None, y: Array) -> tuple[Array, Array]:
+    """Return the slacks [m] of y and their rounding errors [m]."""
+    slack = system @ y + linear
+    error = rounding(len(y)) * (magnitudes @ y + np.abs(linear))
     if normal is not None:
         # κ as the mean under y, as in the certificate: it is known to the rounding error of the objective.
         share = y / float(normal @ y)
@@ -87,106 +132,47 @@ def _slack(quadratic: Array, linear: Array, normal: Array | None, y: Array) -> t
     return slack, error
 
 
-def _system(quadratic: Array, normal: Array | None, columns: list[int]) -> tuple[Array, Array]:
-    """Return C + vvᵀ on some columns [k, k] and v [k], v scaled to the largest entry 1 (0 on the orthant).
-
-    On the hyperplane vvᵀ adds a constant to the objective; it makes the matrix of affinely independent columns
-    positive definite.
-    """
-    block = quadratic[np.ix_(columns, columns)]
-    if normal is None:
-        return block, np.zeros(len(columns))
-    v = normal[columns] / normal[columns].max()
-    return block + np.outer(v, v), v
-
-
-def _null_direction(quadratic: Array, normal: Array | None, free: list[int], entering: int) -> Array | None:
-    """Return a direction [m], 1 at `entering`, 0 outside of it and `free`, of no curvature to rounding, if any.
-
-    Of all such directions (within the hyperplane, if there is one) it is that of the least curvature.
-    """
-    system, v = _system(quadratic, normal, [*free, entering])
-    sizes = np.abs(system)
-    null = np.ones(len(system))
-    floor = np.zeros(len(system))
-    if free:
-        factor, failed = lapack.dpotrf(system[:-1, :-1], lower=1)
-        if failed:
-            return None
-        null[:-1] = -lapack.dpotrs(factor, system[:-1, -1], lower=1)[0]
-        if normal is not None:
-            along = lapack.dpotrs(factor, v[:-1], lower=1)[0]
-            null[:-1] -= (v @ null) / (v[:-1] @ along) * along
-        inverse = lapack.dpotrs(factor, np.eye(len(free)), lower=1)[0]
-        floor[:-1] = np.abs(inverse) @ (sizes[:-1] @ np.abs(null))
-    if null @ system @ null > rounding(len(quadratic)) * (np.abs(null) @ sizes @ np.abs(null)):
-        return None
-    if normal is None:
-        # Entries below their own rounding error would hide that nothing ends the step.
-        null[np.abs(null) <= rounding(len(quadratic)) * floor] = 0.0
-    direction = np.zeros(len(quadratic))
-    direction[[*free, entering]] = null
-    return direction
-
-
-def _follow(y: Array, direction: Array) -> tuple[Array, int | None]:
-    """Go along `direction` until a variable reaches 0 and return it; None, and no step, if none falls."""
-    falling = np.flatnonzero(direction < 0)
-    if not len(falling):
-        return y, None
-    steps = -y[falling] / direction[falling]
-    leaving = int(falling[np.argmin(steps)])
-    y = np.maximum(y + steps.min() * direction, 0.0)
-    y[leaving] = 0.0
-    return y, leaving
-
-
-def _falls_for_ever(quadratic: Array, linear: Array, slack: Array, error: Array, y: Array, direction: Array) -> bool:
-    """Tell if a null direction that nothing ends gains more than rounding: slope²/2γ, γ the error of its curvature."""
-    size = np.abs(direction)
-    curvature = rounding(len(y)) * float(size @ np.abs(quadratic) @ size)
-    magnitude = float(y @ (np.abs(quadratic) @ y + np.abs(linear)))
-    slope = float(slack @ direction + error @ size)  # as flat as the errors of the slacks allow
-    return slope < 0 and slope**2 > 2 * curvature * rounding(len(y)) * magnitude
-
-
-def _descend(
-    quadratic: Array, linear: Array, normal: Array | None, y: Array, free: list[int]
-) -> tuple[Array, list[int]]:
-    """Go to the minimiser on the free variables; those that reach 0 on the way leave."""
-    while free:
-        target = _minimiser(quadratic, linear, normal, free)
-        if target is None:
-            # Dependent to rounding, where no null direction was seen: the newest column is given up.
-            free = free[:-1]
-            continue
-        blocked = target <= 0
-        current = np.zeros_like(y)
-        if not blocked.any():
-            current[free] = target
-            return current, free
-        steps = y[free][blocked] / (y[free][blocked] - target[blocked])
-        moved = y[free] + steps.min() * (target - y[free])
-        moved[np.flatnonzero(blocked)[steps == steps.min()]] = 0.0
-        current[free] = np.maximum(moved, 0.0)
-        y, free = current, [i for i in free if current[i] > 0]
-    return np.zeros_like(y), free
-
-
-def _minimiser(quadratic: Array, linear: Array, normal: Array | None, free: list[int]) -> Array | None:
-    """Minimise over the free variables [k], on the hyperplane if there is one, with one step of refinement."""
-    system, v = _system(quadratic, normal, free)
-    factor, failed = lapack.dpotrf(system, lower=1)
+def _minimiser(
+    system: Array, linear: Array, normal: Array | None, free: NDArray[np.intp]
+) -> tuple[Array, _Corral] | None:
+    """Return the minimiser [m] over the free variables, on the hyperplane if any; None where nothing is definite."""
+    # On the hyperplane the variable of the largest normal is written in terms of the others, which keeps the sum to
+    # rounding whatever the lengths of the rows. One refinement makes small variables as accurate as large ones.
+    size = len(free)
+    basis, origin = np.eye(size), np.zeros(size)
+    if normal is not None:
+        v = normal[free]
+        reference = int(v.argmax())
+        origin[reference] = 1 / v[reference]
+        basis[reference] = -v / v[reference]
+        basis = np.delete(basis, reference, axis=1)
+    block = system[np.ix_(free, free)]
+    factor, failed = lapack.dpotrf(basis.T @ block @ basis, lower=1) if basis.size else (basis, 0)
     if failed:
         return None
-    along = lapack.dpotrs(factor, v, lower=1)[0]
-    block = quadratic[np.ix_(free, free)]  # without vvᵀ, whose terms would swamp the residual of small variables
-    point, level = np.zeros(len(free)), 0.0
-    for _ in range(2):
-        change = lapack.dpotrs(factor, level * v - linear[free] - block @ point, lower=1)[0]
-        if normal is not None:
-            missing = 1 / normal[free].max() - v @ point
-            shift = (missing - v @ change) / (v @ along)
-            change, level = change + shift * along, level + shift - missing
-        point = point + change
-    return point
+    inside, point = np.zeros(basis.shape[1]), origin
+    for _ in range(2 if basis.size else 0):
+        inside = inside - lapack.dpotrs(factor, basis.T @ (block @ point + linear[free]), lower=1)[0]
+        point = origin + basis @ inside
+    target = np.zeros(len(linear))
+    target[free] = point
+    return target, _Corral(free, basis, factor)
+
+
+def _is_ray(system: Array, free: NDArray[np.intp], direction: Array) -> bool:
+    """Tell if a direction [k] stays in the orthant and has no curvature, to rounding."""
+    if direction.min() < -(2.0**-10) * direction.max():
+        return False
+    block = system[np.ix_(free, free)]
+    size = np.abs(direction)
+    return bool(direction @ block @ direction <= 2 * rounding(len(system)) * (size @ np.abs(block) @ size))
+
+
+def _retreat(system: Array, linear: Array, y: Array, free: NDArray[np.intp], ray: Array) -> Array:
+    """Go back along a ray until a variable reaches 0, and to the minimiser on those that are left."""
+    rising = ray > 0
+    y = y.copy()
+    y[free] -= (y[free][rising] / ray[rising]).min() * ray
+    left = (y > rounding(len(y)) * y.max()).nonzero()[0]
+    found = _minimiser(system, linear, None, left)
+    return np.maximum(y, 0.0) if found is None or found[0].min() < 0 else found[0]

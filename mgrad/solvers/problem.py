@@ -1,18 +1,20 @@
-"""The quadratic programme over the multipliers: its statement, its answer and the certificate of an answer.
+"""The quadratic programme over the multipliers: its statement, its answer, and the checks of what a user passes.
 
-In: a Gramian and a linear term as float64 arrays. Out: `DualSolution`, whose residuals `certify` computes.
+In: a Gramian and a linear term. Out: `Problem`, which every method solves, and `DualSolution`, their answer.
 May import: nothing of mgrad, no torch.
 """
 
-from dataclasses import dataclass
+import math
 from enum import Enum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 Domain = Literal["nonnegative", "simplex"]
+Method = Literal["active_set", "frank_wolfe", "plain_frank_wolfe"]
+_DOMAINS, _METHODS = get_args(Domain), get_args(Method)
 
 EPSILON = float(np.finfo(np.float64).eps)
 
@@ -27,17 +29,57 @@ class Status(Enum):
     ITERATION_LIMIT = "stopped by the iteration limit before the optimum"
 
 
-class Certificate(NamedTuple):
-    """How far an answer is from optimal, each figure relative to the sizes of its own terms (math.md, 22-25)."""
+class Problem(NamedTuple):
+    """min ½xᵀGx + qᵀx over a domain, checked (math.md, 15).
 
-    duality_gap: float
-    primal_residual: float
-    dual_residual: float
-    complementarity: float
+    Attributes:
+        gramian: G [m, m].
+        linear: q [m].
+        lengths: nᵢ = √Gᵢᵢ [m].
+        domain: "nonnegative" or "simplex".
+        bound: upper bound on Σ xᵢnᵢ, or None.
+        linear_error: [m] ≥ 0, how far q may be off; None for the rounding of its own digits.
+    """
+
+    gramian: Array
+    linear: Array
+    lengths: Array
+    domain: Domain
+    bound: float | None
+    linear_error: Array | None
 
 
-@dataclass(frozen=True)
-class DualSolution:
+class Region(NamedTuple):
+    """min ½xᵀGx + qᵀx over x ≥ 0 and, with a normal, normalᵀx = level: what an active set solves (math.md, 16).
+
+    Attributes:
+        gramian: G [m, m] of a positive diagonal.
+        linear: q [m].
+        lengths: nᵢ = √Gᵢᵢ > 0 [m].
+        normal: [m] > 0, or None for the orthant alone.
+        level: > 0, of the normal.
+        linear_error: [m] ≥ 0, how far q may be off; None for the rounding of its own digits.
+        start: [m] ≥ 0, whose positive entries are a first guess of those of the answer, or None.
+    """
+
+    gramian: Array
+    linear: Array
+    lengths: Array
+    normal: Array | None
+    level: float
+    linear_error: Array | None
+    start: Array | None
+
+
+class Outcome(NamedTuple):
+    """What a method says of a problem: x [m] ≥ 0, how it ended, the iterations."""
+
+    x: Array
+    status: Status
+    iterations: int
+
+
+class DualSolution(NamedTuple):
     """The answer of `mgrad.solvers.solve`: multipliers [m], how the solve ended, and the certificate."""
 
     multipliers: Array
@@ -50,21 +92,24 @@ class DualSolution:
 
 
 def check_problem(
-    gramian: ArrayLike, linear: ArrayLike | None, domain: str, bound: float | None
-) -> tuple[Array, Array, Domain]:
-    """Check the shapes and values of a problem and return it as float64 arrays.
+    gramian: ArrayLike, linear: ArrayLike | None, domain: str, bound: float | None, linear_error: ArrayLike | None
+) -> Problem:
+    """Check the shapes and values of a problem.
 
     Args:
         gramian: G [m, m], symmetric; that it is positive semi-definite is not checked.
         linear: q [m]; None stands for 0.
         domain: "nonnegative" or "simplex".
         bound: upper bound on Σ xᵢ√Gᵢᵢ, for the nonnegative domain alone.
+        linear_error: [m] ≥ 0; None stands for the rounding of q's own digits.
 
     Returns:
-        G, q and the domain.
+        The problem, in float64.
 
     Raises:
-        ValueError: for a wrong shape, a value that is not finite, an unknown domain or a negative bound.
+        ValueError: for a wrong shape, a value that is not finite, an unknown domain, a negative bound or error.
+
+    Cost: O(m²).
     """
     quadratic = np.asarray(gramian, dtype=np.float64)
     if quadratic.ndim != 2 or quadratic.shape[0] != quadratic.shape[1] or not quadratic.size:
@@ -72,124 +117,87 @@ def check_problem(
             f"`gramian` must be a square matrix [m, m] with m ≥ 1. Found shape {list(quadratic.shape)}. "
             "Pass J @ J.T of the gradient rows J."
         )
-    size = quadratic.shape[0]
+    size = len(quadratic)
     q = np.zeros(size) if linear is None else np.asarray(linear, dtype=np.float64)
     if q.shape != (size,):
         raise ValueError(
             f"`linear` must have one value for each row of the Gramian, [{size}]. Found shape {list(q.shape)}. "
             "Pass a vector of that length."
         )
-    if not (np.isfinite(quadratic).all() and np.isfinite(q).all()):
+    flat = quadratic.ravel()
+    # The squares overflow for entries above 1e154, which alone does not make them infinite.
+    if not (math.isfinite(flat.dot(flat) + q.dot(q)) or (np.isfinite(quadratic).all() and np.isfinite(q).all())):
         raise ValueError(
             "`gramian` and `linear` must be finite. Found NaN or infinity. Check the gradients that they come from."
         )
-    if (np.diagonal(quadratic) < 0).any():
+    diagonal = quadratic.diagonal()
+    if diagonal[diagonal.argmin()] < 0:
         raise ValueError(
-            f"`gramian` must have a diagonal ≥ 0. Found {np.diagonal(quadratic).min():.3g}. "
-            "Pass J @ J.T of the gradient rows J."
+            f"`gramian` must have a diagonal ≥ 0. Found {diagonal.min():.3g}. Pass J @ J.T of the gradient rows J."
         )
-    if domain == "nonnegative":
-        if bound is not None and not bound >= 0:
-            raise ValueError(f"`bound` must be a number ≥ 0 or None. Found {bound}. Leave it out for no bound.")
-        return quadratic, q, "nonnegative"
-    if domain == "simplex":
-        if bound is not None:
+    if domain not in _DOMAINS:
+        raise ValueError(f'`domain` must be "nonnegative" or "simplex". Found {domain!r}. Choose one of the two.')
+    if bound is not None:
+        if domain == "simplex":
             raise ValueError(
                 f"`bound` must be None on the simplex, whose sum is 1. Found {bound}. Leave it out, or use "
                 'domain="nonnegative".'
             )
-        return quadratic, q, "simplex"
-    raise ValueError(f'`domain` must be "nonnegative" or "simplex". Found {domain!r}. Choose one of the two.')
+        if not bound >= 0:
+            raise ValueError(f"`bound` must be a number ≥ 0 or None. Found {bound}. Leave it out for no bound.")
+    error = None if linear_error is None else _check_nonnegative("linear_error", linear_error, size)
+    return Problem(quadratic, q, np.sqrt(diagonal), cast("Domain", domain), bound, error)
 
 
-def check_linear_error(linear_error: ArrayLike | None, size: int) -> Array:
-    """Check the error of a linear term and return it as a float64 array.
+def check_method(
+    method: str, start: ArrayLike | None, tolerance: float | None, max_iterations: int | None, problem: Problem
+) -> Array | None:
+    """Check what a user asks of a method and return the start [m] as float64.
 
     Args:
-        linear_error: [m] ≥ 0; None stands for 0.
-        size: m.
+        method: one of `Method`.
+        start: [m] ≥ 0, or None.
+        tolerance: ≥ 0, or None.
+        max_iterations: ≥ 0, or None.
+        problem: the problem to be solved.
 
     Returns:
-        The error [m].
+        The start, or None.
 
     Raises:
-        ValueError: for a wrong shape, or a value that is negative or not finite.
+        ValueError: for an unknown method, Frank-Wolfe on a domain without a bound, a start that does not fit or has
+            negative or infinite entries, a negative tolerance or cap.
     """
-    error = np.zeros(size) if linear_error is None else np.asarray(linear_error, dtype=np.float64)
-    if error.shape != (size,) or not (np.isfinite(error) & (error >= 0)).all():
+    if method not in _METHODS:
         raise ValueError(
-            f"`linear_error` must be [{size}] finite values ≥ 0. Found shape {list(error.shape)}, values {error}. "
-            "Pass the largest error of each entry of `linear`."
+            f'`method` must be "active_set", "frank_wolfe" or "plain_frank_wolfe". Found {method!r}. '
+            'Use "active_set", the default, when in doubt.'
         )
-    return error
+    if method != "active_set" and problem.domain == "nonnegative" and problem.bound is None:
+        raise ValueError(
+            f"`method={method!r}` must have a domain with corners. Found x ≥ 0 without a bound. "
+            'Pass `bound`, or use method="active_set".'
+        )
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(
+            f"`tolerance` must be a relative duality gap ≥ 0. Found {tolerance}. Leave it out for the default."
+        )
+    if max_iterations is not None and not max_iterations >= 0:
+        raise ValueError(f"`max_iterations` must be ≥ 0. Found {max_iterations}. Leave it out for the default.")
+    return None if start is None else _check_nonnegative("start", start, len(problem.linear))
 
 
-def certify(
-    gramian: ArrayLike,
-    linear: ArrayLike | None,
-    multipliers: ArrayLike,
-    *,
-    domain: str = "nonnegative",
-    bound: float | None = None,
-) -> Certificate:
-    """Measure how far multipliers are from solving min ½xᵀGx + qᵀx (math.md, 22-25).
-
-    Every figure is free of units: scaling the gradients changes none of them, and a perfect answer in float64
-    arithmetic gives values of the order of m·2⁻⁵².
-
-    Args:
-        gramian: G [m, m].
-        linear: q [m], None for 0.
-        multipliers: the answer x [m] to be judged.
-        domain: "nonnegative" or "simplex".
-        bound: upper bound on Σ xᵢ√Gᵢᵢ, or None.
-
-    Returns:
-        duality gap; primal residual (the largest violation of Gx + q ≥ 0, that is of J d ≥ b in (1), also where the
-        bound permits it; on the simplex of Gx + q ≥ the mean xᵀ(Gx + q)); dual residual (violation of the domain by
-        x); complementarity. All ≥ 0, 0 for a problem that is zero.
-
-    Raises:
-        ValueError: for the same inputs as `mgrad.solvers.solve`.
-
-    Cost: O(m²).
-    """
-    quadratic, q, domain = check_problem(gramian, linear, domain, bound)
-    x = np.asarray(multipliers, dtype=np.float64)
-    norms = np.sqrt(np.diagonal(quadratic))
-    # A zero row has no length to measure its slack in; 1 keeps a required decrease that it cannot give visible.
-    lengths = np.where(norms > 0, norms, 1.0)
-    slack = quadratic @ x + q
-    size = np.abs(quadratic) @ np.abs(x) + np.abs(q)
-    magnitude = float(np.abs(x) @ size)
-
-    if domain == "simplex":
-        level = float(x @ slack)
-        # A slack is known to its rounding error only; beside a row 1e12 times as long, that of a short row's optimum
-        # would swamp the gap.
-        gap = max(0.0, float((level - slack - rounding(len(x)) * size).max()))
-        violation, largest = gap, magnitude  # the same question, once more: is any slack below the mean?
-        outside = max(float(np.maximum(-x, 0).max()), abs(float(x.sum()) - 1))
-        complementarity = np.abs(x * (slack - level)).max()
-    else:
-        length = float(x @ norms)
-        violation, largest = max(0.0, -float((slack / lengths).min())), float((size / lengths).max())
-        binds = bound is not None and length >= bound * (1 - rounding(len(x)))
-        multiplier = -violation if binds else 0.0  # of the bound itself
-        gap = abs(float(x @ slack) - multiplier * (length if bound is None else bound))
-        complementarity = np.abs(x * (slack - multiplier * norms)).max()
-        excess = 0.0 if bound is None else length - bound
-        outside = _ratio(max(0.0, excess, float((-x * norms).max())), float(np.abs(x) @ norms))
-    return Certificate(
-        _ratio(abs(gap), magnitude), _ratio(violation, largest), outside, _ratio(float(complementarity), magnitude)
-    )
+def _check_nonnegative(name: str, values: ArrayLike, size: int) -> Array:
+    """Return values as float64 [m], or raise if they are not m finite numbers ≥ 0."""
+    checked = np.asarray(values, dtype=np.float64)
+    if checked.shape != (size,) or not (np.isfinite(checked) & (checked >= 0)).all():
+        raise ValueError(
+            f"`{name}` must be [{size}] finite values ≥ 0. Found shape {list(checked.shape)}, values {checked}. "
+            "Pass one for each row of the Gramian."
+        )
+    return checked
 
 
 def rounding(terms: int) -> float:
     """Return the rounding error of a sum of so many terms, relative to the sum of their absolute values."""
     return 4 * terms * EPSILON
-
-
-def _ratio(value: float, scale: float) -> float:
-    """Return value / scale, and 0 for 0 / 0."""
-    return value / scale if value else 0.0

@@ -1,40 +1,46 @@
 """The rules for the decrease b that is required of every constraint loss.
 
-In: the Gramian [m, m] and its δ. Out: a `Requirement`. May import: stationarity, solvers.
+In: the Gramian [m, m] and its δ, arrays or tensors. Out: a `Requirement` of the same kind.
+May import: stationarity, solvers, values.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
-import numpy as np
+from torch import Tensor
 
 from mgrad.solvers import Array, Status, rounding
 from mgrad.stationarity import conflict_free
+from mgrad.values import Scalar, Values, cleared, like
 
 
 class Requirement(NamedTuple):
-    """What a rule asks.
+    """What a rule asks: arrays, or tensors on the Gramian's device.
 
     Attributes:
         decrease: b [m].
         pace: the coefficients [m] of r (math.md, 3).
-        status: how finding them ended.
+        status: how finding them ended; on a device the place in `tuple(Status)`.
         iterations: that it took.
         error: [m] ≥ 0, how far b may be off, where it is the difference of larger numbers; None for the rounding of its
             own digits.
     """
 
-    decrease: Array
-    pace: Array
-    status: Status
+    decrease: Any
+    pace: Any
+    status: Status | Tensor
     iterations: int
-    error: Array | None = None
+    error: Any = None
 
 
 class DecreaseRule(Protocol):
-    """A rule for b: anything that can be called like this and returns a `Requirement`."""
+    """A rule for b: anything that can be called like this and returns a `Requirement`.
+
+    For `solver="device"` it must know tensors as well as arrays, never ask one for its value (which waits), and say so
+    by an attribute `knows_tensors = True`.
+    """
 
     def __call__(self, gramian: Array, stationarity: float, names: Sequence[str], limit: float) -> Requirement:
         """Return the decrease required of the constraints `names`, with Gramian [m, m] and δ = `stationarity`."""
@@ -62,10 +68,13 @@ class KeepPace:
     Source: GEM (Lopez-Paz & Ranzato 2017), UPGrad (Quinton & Rey 2024); the floor is derived in math.md.
 
     Example:
+        >>> import numpy as np
         >>> rule = KeepPace(margin=0.0)
         >>> rule(np.eye(2), 0.5, ["en", "de"], 1e4).decrease.tolist()
         [1.0, 1.0]
     """
+
+    knows_tensors: ClassVar[bool] = True
 
     rate: float = 1.0
     margin: float = 0.5
@@ -87,32 +96,31 @@ class KeepPace:
                         "Leave a loss out instead of giving it no weight."
                     )
 
-    def __call__(self, gramian: Array, stationarity: float, names: Sequence[str], limit: float) -> Requirement:
+    def __call__(self, gramian: Values, stationarity: Scalar, names: Sequence[str], limit: float) -> Requirement:
         """Return b = rate·J r with the coefficients of r."""
-        weights = self._weights(names)
-        pace, solution = conflict_free(gramian, weights, self.margin * stationarity * float(weights.min()), limit)
-        decrease = gramian @ pace
-        error = rounding(len(names)) * (np.abs(gramian) @ pace)
-        decrease[np.abs(decrease) <= error] = 0.0
+        weights = like(self._weights(names), gramian.diagonal())
+        pace, solution = conflict_free(gramian, weights, self.margin * stationarity * weights.min(), limit)
+        error = rounding(len(names)) * (abs(gramian) @ pace)
+        decrease = cleared(gramian @ pace, error)
         return Requirement(self.rate * decrease, pace, solution.status, solution.iterations, self.rate * error)
 
-    def _weights(self, names: Sequence[str]) -> Array:
-        """Return w [m] in the order of the constraints."""
+    def _weights(self, names: Sequence[str]) -> list[float] | None:
+        """Return w in the order of the constraints; None for 1 each."""
         if self.weights is None:
-            return np.ones(len(names))
+            return None
         if isinstance(self.weights, Mapping):
             if set(self.weights) != set(names):
                 raise ValueError(
                     f"`KeepPace(weights=...)` must name every constraint once. Found {sorted(self.weights)} for the "
                     f"constraints {sorted(names)}. Give each of them a weight."
                 )
-            return np.array([self.weights[name] for name in names], dtype=np.float64)
+            return [self.weights[name] for name in names]
         if len(self.weights) != len(names):
             raise ValueError(
                 f"`KeepPace(weights=...)` must have one weight for each constraint. Found {len(self.weights)} for "
                 f"{len(names)} constraints. Give each of them a weight."
             )
-        return np.array(self.weights, dtype=np.float64)
+        return list(self.weights)
 
 
 @dataclass(frozen=True)
@@ -130,9 +138,12 @@ class MinNorm:
     Source: Désidéri 2012; Sener & Koltun 2018.
 
     Example:
+        >>> import numpy as np
         >>> MinNorm()(np.eye(2), 0.5, ["en", "de"], 1e4).decrease.tolist()
         [0.5, 0.5]
     """
+
+    knows_tensors: ClassVar[bool] = True
 
     rate: float = 1.0
 
@@ -140,10 +151,11 @@ class MinNorm:
         """Check the options."""
         _check_rate("MinNorm", self.rate)
 
-    def __call__(self, gramian: Array, stationarity: float, names: Sequence[str], limit: float) -> Requirement:
+    def __call__(self, gramian: Values, stationarity: Scalar, names: Sequence[str], limit: float) -> Requirement:
         """Return b = rate·δ for every constraint, with the coefficients of r, which sets the scale of the pull."""
         plain = KeepPace()(gramian, stationarity, names, limit)
-        return plain._replace(decrease=np.full(len(names), self.rate * stationarity), error=None)
+        decrease = self.rate * stationarity * like(None, gramian.diagonal())
+        return plain._replace(decrease=decrease, error=None)
 
 
 def _check_rate(rule: str, rate: float) -> None:

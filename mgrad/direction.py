@@ -1,22 +1,25 @@
 """The constrained less-forgetting direction: from G, c and a rule to λ and its report.
 
-In: the Gramian and its companions, float64. Out: `Report`. May import: decrease, stationarity, report, solvers.
+In: the Gramian and its companions, float64, arrays or tensors. Out: `Report`.
+May import: decrease, stationarity, report, solvers, values.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mgrad.decrease import DecreaseRule, KeepPace
-from mgrad.report import Report
-from mgrad.solvers import Array, Status, rounding, solve
-from mgrad.stationarity import pareto_stationarity
+from mgrad.decrease import DecreaseRule, KeepPace, Requirement
+from mgrad.report import PendingReport, Report, report_of
+from mgrad.solvers import rounding
+from mgrad.stationarity import shortest_vector
+from mgrad.values import Scalar, Values, cleared, minimise, norms, quotient, root, worst
 
 Scale = Literal["relative", "absolute"]
+Solver = Literal["active_set", "device"]
 
 
 class Direction(NamedTuple):
@@ -34,6 +37,7 @@ def constrained_direction(
     strength: float = 1.0,
     scale: Scale = "absolute",
     limit: float = 1e4,
+    solver: Solver = "active_set",
 ) -> Direction:
     """Find d = argmin ½‖d − p‖² subject to J d ≥ b, the mathematics of `LessForgetting` alone (math.md, 1).
 
@@ -46,14 +50,17 @@ def constrained_direction(
         strength: of the pull, ≥ 0.
         scale: "absolute" or "relative".
         limit: the multipliers are kept within Σ λᵢ‖gᵢ‖ ≤ limit·(‖p‖ + max bᵢ/‖gᵢ‖), > 0.
+        solver: "active_set" solves exactly, on the host; "device" where J is, with fixed work and without ever waiting
+            for it: the report then fetches its numbers at the first look.
 
     Returns:
         d [n] with the dtype and device of J, to be *subtracted* from the parameters; 0 where the rule asks for nothing
         and nothing pulls. The constraints are named "0", "1", ….
 
     Raises:
-        TypeError: if the Jacobian is not a real floating-point tensor.
-        ValueError: for wrong shapes, values that are not finite, or wrong options.
+        TypeError: if the Jacobian is not a real floating-point tensor, or the rule knows no tensors.
+        ValueError: for wrong shapes, values that are not finite, or wrong options. With solver="device" values that are
+            not finite give a direction of 0, and looking at the report raises a FloatingPointError.
 
     Cost: m²n multiplications for G, then solves over m variables.
     Source: derived in math.md; Gong et al. 2021 and Ye & Liu 2022 for the form of (1).
@@ -62,7 +69,7 @@ def constrained_direction(
         >>> constrained_direction(torch.tensor([[1.0, 0.0], [-0.5, 1.0]])).direction
         tensor([0.5000, 1.0000])
     """
-    check_options("constrained_direction", strength, scale, limit)
+    check_options("constrained_direction", strength, scale, limit, solver, decrease)
     if not isinstance(jacobian, Tensor) or not jacobian.is_floating_point():
         found = jacobian.dtype if isinstance(jacobian, Tensor) else type(jacobian).__name__
         raise TypeError(
@@ -82,40 +89,59 @@ def constrained_direction(
     rows = jacobian.detach().double()
     objective = torch.zeros_like(rows[0]) if objective_gradient is None else objective_gradient.detach().to(rows)
     for label, values in (("jacobian", rows), ("objective_gradient", objective)):
-        if not values.isfinite().all():
+        if solver != "device" and not values.isfinite().all():
             raise ValueError(
                 f"`constrained_direction({label})` must be finite. Found NaN or infinity. Check the loss behind it."
             )
-    names = [str(i) for i in range(len(rows))]
-    report = solve_direction(
-        (rows @ rows.T).cpu().numpy(),
-        (rows @ objective).cpu().numpy(),
-        float(objective.norm()),
-        names=names,
+    products: list[Any] = [rows @ rows.T, rows @ objective, objective.norm()]
+    if solver != "device":
+        products = [product.cpu().numpy() for product in products]
+    solved = solve_direction(
+        *products,
+        names=[str(i) for i in range(len(rows))],
         decrease=decrease,
         strength=strength,
         scale=scale,
         limit=limit,
     )
-    multipliers = torch.as_tensor(report.multipliers, device=rows.device)
-    return Direction((report.pull * objective + multipliers @ rows).to(jacobian.dtype), report)
+    coefficients = torch.as_tensor(solved.coefficients, device=rows.device)
+    direction = coefficients[-1] * objective + coefficients[:-1] @ rows
+    if solved.void is not None:
+        direction.masked_fill_(solved.void, 0.0)
+    return Direction(direction.to(jacobian.dtype), solved.report)
+
+
+class Solved(NamedTuple):
+    """The answer of a step, where its Gramian is.
+
+    Attributes:
+        report: of the step.
+        coefficients: λ and the pull α [m + 1] in d = Σ λᵢgᵢ + αg₀, an array or a tensor.
+        void: a flag on the device, true where something is not finite: d is then 0. None on the host.
+    """
+
+    report: Report
+    coefficients: Any
+    void: Tensor | None
 
 
 def solve_direction(
-    gramian: Array,
-    correlation: Array,
-    objective_norm: float,
+    gramian: Values,
+    correlation: Values,
+    objective_norm: Scalar,
     *,
     names: Sequence[str],
-    decrease: DecreaseRule,
+    decrease: Callable[..., Requirement],
     strength: float,
     scale: Scale,
     limit: float,
-) -> Report:
+) -> Solved:
     """Solve the dual (2) for the multipliers, given J and g₀ through their inner products alone.
 
+    The work is done where these are. On a device nothing waits for it.
+
     Args:
-        gramian: G = J Jᵀ [m, m], finite.
+        gramian: G = J Jᵀ [m, m], float64, an array or a tensor; an array is finite.
         correlation: J g₀ [m], with g₀ as it is, before any scaling.
         objective_norm: ‖g₀‖ ≥ 0.
         names: of the m constraints.
@@ -125,52 +151,52 @@ def solve_direction(
         limit: of the multipliers.
 
     Returns:
-        The report; the direction is d = pull·g₀ + Jᵀ·multipliers.
+        The report and the coefficients of the direction.
 
     Raises:
         ValueError: by the rule, if it does not fit the constraints.
 
     Cost: three solves over m variables.
     """
-    weak = pareto_stationarity(gramian)
-    requirement = decrease(gramian, weak.stationarity, names, limit)
+    stationarity, weak = shortest_vector(gramian)
+    requirement = decrease(gramian, stationarity, names, limit)
     b, pace = requirement.decrease, requirement.pace
-    strong = math.sqrt(max(0.0, float(pace @ gramian @ pace)))
+    strong = root(pace @ gramian @ pace)
 
-    pull = strength
-    if scale == "relative":
-        pull = strength * strong / objective_norm if objective_norm > 0 else 0.0
+    # ‖g₀‖⁰ is 1 where the Gramian is.
+    pull = strength * (quotient(strong, objective_norm) if scale == "relative" else objective_norm**0)
     c = pull * correlation
-    linear = c - b
-    linear[np.abs(linear) <= rounding(1) * (np.abs(c) + np.abs(b))] = 0.0
-
-    norms = np.sqrt(np.diagonal(gramian))
-    reach = float((b[norms > 0] / norms[norms > 0]).max(initial=0.0))
-    solution = solve(gramian, linear, bound=limit * (pull * objective_norm + reach), linear_error=requirement.error)
+    linear = cleared(c - b, rounding(1) * (abs(c) + abs(b)))
+    reach = quotient(b, norms(gramian)).max().clip(min=0.0)
+    bound = limit * (pull * objective_norm + reach)
+    solution = minimise(gramian, linear, bound=bound, linear_error=requirement.error)
     multipliers = solution.multipliers
-    squared_norm = (pull * objective_norm) ** 2 + 2 * float(c @ multipliers) + multipliers @ gramian @ multipliers
-    return Report(
-        names=tuple(names),
+    squared_norm = (pull * objective_norm) ** 2 + 2 * (c @ multipliers) + multipliers @ gramian @ multipliers
+    report = report_of(
+        names,
         multipliers=multipliers,
         gramian=gramian,
         correlation=c,
         decrease=b,
         predicted_decrease=c + gramian @ multipliers,
-        stationarity=weak.stationarity,
+        stationarity=stationarity,
         strong_stationarity=strong,
         objective_norm=objective_norm,
         pull=pull,
-        direction_norm=math.sqrt(max(0.0, float(squared_norm))),
-        status=_worst(weak.status, requirement.status, solution.status),
+        direction_norm=root(squared_norm),
+        status=worst(weak.status, requirement.status, solution.status),
         iterations=weak.iterations + requirement.iterations + solution.iterations,
         duality_gap=solution.duality_gap,
         primal_residual=solution.primal_residual,
         dual_residual=solution.dual_residual,
         complementarity=solution.complementarity,
     )
+    if isinstance(report, PendingReport):
+        return Solved(report, torch.cat([multipliers, pull[None]]), report.void)
+    return Solved(report, np.append(multipliers, pull), None)
 
 
-def check_options(call: str, strength: float, scale: str, limit: float) -> None:
+def check_options(call: str, strength: float, scale: str, limit: float, solver: str, decrease: DecreaseRule) -> None:
     """Check the options that the optimizer and the function share.
 
     Args:
@@ -178,10 +204,12 @@ def check_options(call: str, strength: float, scale: str, limit: float) -> None:
         strength: of the pull.
         scale: of the pull.
         limit: of the multipliers.
+        solver: where to solve.
+        decrease: the rule.
 
     Raises:
-        TypeError: for a strength or limit that is no number.
-        ValueError: for a strength < 0, an unknown scale or a limit ≤ 0.
+        TypeError: for a strength or limit that is no number, or a rule that does not know tensors where it must.
+        ValueError: for a strength < 0, an unknown scale or solver, or a limit ≤ 0.
     """
     for option, value in (("strength", strength), ("limit", limit)):
         if not isinstance(value, (int, float)):
@@ -200,8 +228,12 @@ def check_options(call: str, strength: float, scale: str, limit: float) -> None:
         raise ValueError(
             f"`{call}(limit=...)` must be positive and finite. Found {limit}. Use 1e4, the default, when in doubt."
         )
-
-
-def _worst(*statuses: Status) -> Status:
-    """Return the worst of several outcomes."""
-    return max(statuses, key=list(Status).index)
+    if solver not in {"active_set", "device"}:
+        raise ValueError(
+            f'`{call}(solver=...)` must be "active_set" or "device". Found {solver!r}. Leave it out for the exact one.'
+        )
+    if solver == "device" and not getattr(decrease, "knows_tensors", False):
+        raise TypeError(
+            f'`{call}(decrease=..., solver="device")` must be a rule that knows tensors. Found {decrease!r} without '
+            '`knows_tensors = True`. Write it for tensors too (see DecreaseRule), or use solver="active_set".'
+        )

@@ -1,6 +1,7 @@
 """The rows of the Jacobian: taking them from autograd, their inner products, their combination.
 
-In: parameters and what autograd leaves in `.grad`. Out: G on the host, and one block of the direction per parameter.
+In: parameters and what autograd leaves in `.grad`. Out: G, on the host or on their device, and one block of the
+direction per parameter.
 May import: nothing of mgrad. Knows no optimizer.
 """
 
@@ -69,19 +70,21 @@ def check_dense(call: str, parameters: Sequence[Tensor]) -> None:
             )
 
 
-def gramian(rows: Sequence[Row], parameters: Sequence[Tensor]) -> Tensor:
+def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.device) -> Tensor:
     """Compute the inner products of the rows in float64, reading each row once.
 
     Args:
         rows: k rows; a block of any floating-point dtype, on its parameter's device.
         parameters: over which the products are summed.
+        home: where the sums over each device's parameters are added up. Where it is the device of all parameters,
+            nothing is transferred and nothing waits.
 
     Returns:
-        [k, k], float64, on the host: the only transfer from the devices.
+        [k, k], float64, at home; what comes from other devices comes in one transfer each.
 
     Cost: k²n multiplications; k blocks of memory besides the rows.
     """
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=home)
     sizes = Counter[torch.device]()
     for parameter in parameters:
         sizes[parameter.device] += parameter.numel()
@@ -89,7 +92,7 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor]) -> Tensor:
     for parameter in parameters:
         products[parameter.device].add([row(parameter) for row in rows])
     for partial in products.values():
-        total += partial.total().cpu()
+        total += partial.total().to(home)
     return total
 
 
@@ -133,19 +136,19 @@ class _Products:
 
 
 @torch.no_grad()
-def combine(rows: Sequence[Row], coefficients: Sequence[float], parameter: Tensor) -> Tensor | None:
+def combine(rows: Sequence[Row], coefficients: Sequence[float | Tensor], parameter: Tensor) -> Tensor | None:
     """Compute one block of Σ coefficientsᵢ·rowᵢ, in place in the first row that has one.
 
     Args:
         rows: k rows; the block of the first is overwritten.
-        coefficients: k numbers.
+        coefficients: k numbers, or tensors of no dimension on the parameter's device.
         parameter: whose block is computed.
 
     Returns:
         The block with the dtype of the first row's, or None where no row has one. Below float32 the sum is taken in
         float32.
 
-    Cost: one pass over each row whose coefficient is not 0.
+    Cost: one pass over each row; a number that is 0 saves it.
     """
     present = [(block, c) for row, c in zip(rows, coefficients, strict=True) if (block := row(parameter)) is not None]
     if not present:
@@ -154,7 +157,9 @@ def combine(rows: Sequence[Row], coefficients: Sequence[float], parameter: Tenso
     low = first.dtype in (torch.float16, torch.bfloat16)
     total = first.float().mul_(scale) if low else first.mul_(scale)
     for block, coefficient in present[1:]:
-        if coefficient:
+        if isinstance(coefficient, Tensor):
+            total.addcmul_(block, coefficient)  # as `alpha` it would be asked for its value
+        elif coefficient:
             total.add_(block, alpha=coefficient)
     return first.copy_(total) if low else total
 

@@ -1,7 +1,7 @@
 """`LessForgetting`: an optimizer around an optimizer, which hands it the constrained less-forgetting direction.
 
 In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, direction, anchor,
-decrease, report. The only file that knows `torch.optim`, parameter groups and state dicts.
+decrease, report, values. The only file that knows `torch.optim`, parameter groups and state dicts.
 """
 
 import math
@@ -18,10 +18,11 @@ from torch.optim import Optimizer
 
 from mgrad.anchor import Anchor
 from mgrad.decrease import DecreaseRule, KeepPace
-from mgrad.direction import Scale, check_options, solve_direction
+from mgrad.direction import Scale, Solver, check_options, solve_direction
 from mgrad.jacobian import Row, capture, check_dense, combine, gramian, shared_graphs
 from mgrad.losses import check_loss, check_names, loss_call, named_losses
 from mgrad.report import Report
+from mgrad.values import root
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
 _OBJECTIVE = "opt.backward(..., objective=...)"
@@ -45,6 +46,8 @@ class LessForgetting(Optimizer):
         scale: "relative": the pull has the norm strength·‖r‖, whatever the units of f₀; "absolute": strength·∇f₀.
         limit: the multipliers are kept within Σ λᵢ‖gᵢ‖ ≤ limit·(‖p‖ + max bᵢ/‖gᵢ‖), p the pull; where this binds, the
             report's status says so.
+        solver: "active_set" solves exactly, on the host, which waits for the gradients; "device" solves where the
+            parameters are, which must be one device, with fixed work and without ever waiting (docs/how-to.md).
         constraints: the names that every step must have, no more and no fewer; None for any.
 
     Raises:
@@ -87,6 +90,7 @@ class LessForgetting(Optimizer):
         strength: float = 0.1,
         scale: Scale = "relative",
         limit: float = 1e4,
+        solver: Solver = "active_set",
         constraints: Iterable[str] | None = None,
     ) -> None:
         """Check the options and remember θ₀."""
@@ -106,13 +110,14 @@ class LessForgetting(Optimizer):
                 f"`LessForgetting(decrease=...)` must be a rule such as KeepPace(). Found {decrease!r}. "
                 "Pass an instance."
             )
-        check_options("LessForgetting", strength, scale, limit)
+        check_options("LessForgetting", strength, scale, limit, solver, decrease)
         self.base = base
         self.anchor = anchor
         self.decrease = decrease
         self.strength = strength
         self.scale: Scale = scale
         self.limit = limit
+        self.solver: Solver = solver
         self.constraints = None if constraints is None else check_names(constraints)
         self.report: Report | None = None
         self._start: dict[Tensor, Tensor] = {}
@@ -167,7 +172,7 @@ class LessForgetting(Optimizer):
             objective: a scalar loss added to the anchor's f₀.
 
         Returns:
-            The report of the direction.
+            The report of the direction. With solver="device" its figures are fetched when they are looked at.
 
         Raises:
             TypeError: if a loss is not a tensor or a name not a string.
@@ -175,7 +180,9 @@ class LessForgetting(Optimizer):
                 scalar, is not finite, needs no gradient, or depends on none of the parameters.
             RuntimeError: if `.grad` still holds a direction, or inside a `constraint` block.
             FloatingPointError: if a gradient is not finite. After any error the gradients of this call are dropped;
-                parameters, optimizer state and what stood in `.grad` are as before.
+                parameters, optimizer state and what stood in `.grad` are as before. With solver="device" neither
+                losses nor gradients are asked whether they are finite: where a gradient is not, the direction is 0,
+                and looking at the report raises.
 
         Cost: m backward passes (and one for the objective).
         """
@@ -207,7 +214,7 @@ class LessForgetting(Optimizer):
                         "parameters. Check that it comes from this model and that it is not detached."
                     )
             # After the passes: before them the question would make the device wait.
-            for call, loss in everything:
+            for call, loss in everything if self.solver != "device" else ():
                 if not math.isfinite(loss.item()):
                     raise ValueError(
                         f"`{call}` must be finite. Found {loss.item()}. Skip this batch, or lower the rate."
@@ -277,11 +284,13 @@ class LessForgetting(Optimizer):
             The report, also kept in `report`.
 
         Raises:
-            ValueError: if constraints that the optimizer was promised are missing, or the rule does not fit them.
+            ValueError: if constraints that the optimizer was promised are missing, or the rule does not fit them; with
+                solver="device", if the parameters are on several devices.
             RuntimeError: if there is no constraint gradient or the direction is there already; if a parameter was
                 added behind the wrapper's back.
             TypeError: if what was backpropagated outside of any constraint has left a sparse gradient.
-            FloatingPointError: if a gradient is not finite; nothing is changed then.
+            FloatingPointError: if a gradient is not finite; nothing is changed then. With solver="device" the direction
+                is 0 instead, and looking at the report raises.
 
         Cost: one read of each row, one combination, three solves over m variables.
         """
@@ -301,25 +310,29 @@ class LessForgetting(Optimizer):
         parameters = self._parameters()
         check_dense("objective_loss.backward()", parameters)
         rows: list[Row] = [self._rows[name].get for name in names] + [self._objective_row()]
-        products = gramian(rows, parameters).numpy()
-        if not np.isfinite(products).all():
-            self._raise_not_finite([*map(loss_call, names), _OBJECTIVE], rows)
-        report = solve_direction(
+        products: Any = gramian(rows, parameters, self._home(parameters))
+        if self.solver != "device":
+            products = products.numpy()
+            if not np.isfinite(products).all():
+                self._raise_not_finite([*map(loss_call, names), _OBJECTIVE], rows)
+        solved = solve_direction(
             products[:-1, :-1],
             products[:-1, -1],
-            math.sqrt(products[-1, -1]),
+            root(products[-1, -1]),
             names=names,
             decrease=self.decrease,
             strength=self.strength,
             scale=self.scale,
             limit=self.limit,
         )
-        coefficients = [*report.multipliers.tolist(), report.pull]
+        coefficients = solved.coefficients.tolist() if solved.void is None else solved.coefficients.unbind()
         for parameter in parameters:
             parameter.grad = combine(rows, coefficients, parameter)
+            if parameter.grad is not None and solved.void is not None:
+                parameter.grad.masked_fill_(solved.void, 0.0)
         self._reset()
-        self._solved, self.report = True, report
-        return report
+        self._solved, self.report = True, solved.report
+        return solved.report
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of this step: those of the constraints and those in `.grad`.
@@ -455,7 +468,18 @@ class LessForgetting(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle keeps: as in torch no hooks, and no gradients."""
-        names = ("base", "anchor", "decrease", "strength", "scale", "limit", "constraints", "report", "_start")
+        names = (
+            "base",
+            "anchor",
+            "decrease",
+            "strength",
+            "scale",
+            "limit",
+            "solver",
+            "constraints",
+            "report",
+            "_start",
+        )
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -469,7 +493,7 @@ class LessForgetting(Optimizer):
         base = "\n".join("  " + line for line in repr(self.base).splitlines())
         return (
             f"LessForgetting(decrease={self.decrease}, strength={self.strength}, scale={self.scale!r}, "
-            f"limit={self.limit:g}\n{base}\n)"
+            f"limit={self.limit:g}, solver={self.solver!r}\n{base}\n)"
         )
 
     # ------------------------------------------------------------------ inside
@@ -490,11 +514,26 @@ class LessForgetting(Optimizer):
         """Tell whether a gradient is that of the last step, also if something was added to it; not if it was zeroed."""
         if gradient is None or self._spent is None or gradient is not self._spent[0]():
             return False
-        return gradient._version == self._spent[1] or bool(gradient.any())
+        if gradient._version == self._spent[1]:
+            return True
+        # On a device the question whether all is 0 would wait: what was changed is taken for zeroed.
+        return self.solver != "device" and bool(gradient.any())
 
     def _parameters(self) -> list[Tensor]:
         """Return the parameters that want a gradient, in the order of the groups."""
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+
+    def _home(self, parameters: Sequence[Tensor]) -> torch.device:
+        """Return where the step is solved."""
+        if self.solver != "device":
+            return torch.device("cpu")
+        devices = list(dict.fromkeys(str(parameter.device) for parameter in parameters))
+        if len(devices) != 1:
+            raise ValueError(
+                '`LessForgetting(solver="device")` must have all parameters on one device. Found them on '
+                f'{", ".join(devices)}. Move the model to one, or use solver="active_set".'
+            )
+        return parameters[0].device
 
     def _objective_row(self) -> Row:
         """Return g₀ as a row: the anchor's gradient and what was backpropagated outside of the constraints."""

@@ -1,11 +1,16 @@
 """What one step did: multipliers, required and predicted decrease, stationarity, conflicts and certificate.
 
-In: the small arrays of a solve. Out: numbers and text for people and loggers. May import: solvers.
+In: the small arrays of a solve, or tensors, which are fetched when they are looked at. Out: numbers and text for
+people and loggers. May import: solvers.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mgrad.solvers import Array, Status
 
@@ -151,3 +156,83 @@ class Report:
         ]
         lines += [f"conflict {first} – {second}: cosine {cosine:.2f}" for first, second, cosine in self.conflicts]
         return "\n".join(lines)
+
+
+_FIGURES = {field.name for field in fields(Report)} - {"names"}
+
+
+class PendingReport(Report):
+    """A report whose figures are still on a device: the first look at any of them fetches all, in one transfer.
+
+    Looking raises a FloatingPointError where a gradient, or what came of it, is not finite.
+    """
+
+    def __init__(self, names: Sequence[str], figures: Mapping[str, Any]) -> None:
+        """Pack the figures, tensors of [m, m], [m] or no dimension (or numbers), into one tensor."""
+        device = figures["gramian"].device
+        parts = {
+            name: value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float64, device=device)
+            for name, value in figures.items()
+        }
+        packed = torch.cat([part.reshape(-1).double() for part in parts.values()])
+        shapes = {name: part.shape for name, part in parts.items()}
+        self.__dict__.update(names=tuple(names), _packed=packed, _shapes=shapes)  # a frozen class has no other way
+
+    @property
+    def void(self) -> Tensor:
+        """A flag on the device: true where something is not finite."""
+        packed: Tensor = self.__dict__["_packed"]
+        return ~packed.isfinite().all()
+
+    def __getattr__(self, name: str) -> Any:
+        """Fetch the figures; called for a name that is not here yet."""
+        if name not in _FIGURES:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        shapes: dict[str, torch.Size] = self.__dict__["_shapes"]
+        parts = self.__dict__["_packed"].cpu().split([shape.numel() for shape in shapes.values()])
+        figures = {
+            label: part.reshape(shape).numpy() for (label, shape), part in zip(shapes.items(), parts, strict=True)
+        }
+        self._check_finite(figures)
+        self.__dict__.update(_plain(figures))
+        return self.__dict__[name]
+
+    def _check_finite(self, figures: Mapping[str, Array]) -> None:
+        """Raise with the first constraint whose gradient is not finite."""
+        if all(np.isfinite(values).all() for values in figures.values()):
+            return
+        squares = [*np.diagonal(figures["gramian"]), figures["objective_norm"]]
+        labels = [*(f"constraint {name!r}" for name in self.names), "the objective"]
+        found = next((x for x, square in zip(labels, squares, strict=True) if not np.isfinite(square)), "every loss")
+        raise FloatingPointError(
+            f"the gradient of {found} must be finite, and its squared norm too, in float64. Found NaN, infinity or an "
+            "overflow. The direction of that step was 0: skip such batches, lower the rate, or scale the losses down."
+        )
+
+
+def report_of(names: Sequence[str], **figures: Any) -> Report:
+    """Build a report from its figures as they came, from the host or from a device.
+
+    Args:
+        names: of the constraints.
+        figures: every other attribute of `Report`: arrays, numbers and a status, or tensors of them, the status by its
+            place in `tuple(Status)`.
+
+    Returns:
+        The report; nothing has been fetched from a device for it.
+    """
+    if isinstance(figures["gramian"], Tensor):
+        return PendingReport(names, figures)
+    return Report(names=tuple(names), **_plain(figures))
+
+
+def _plain(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arrays where there is a dimension, and floats, an int and a status."""
+    return {label: value if np.ndim(value) else _number(label, value) for label, value in figures.items()}
+
+
+def _number(label: str, value: Any) -> Any:
+    """Return a figure of no dimension as what it is."""
+    if label == "status":
+        return value if isinstance(value, Status) else list(Status)[int(value)]
+    return int(value) if label == "iterations" else float(value)

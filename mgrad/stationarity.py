@@ -1,6 +1,7 @@
 """How far from Pareto stationarity the constraints are: weakly (δ) and strongly (‖r‖).
 
-In: the Gramian of the constraint gradients [m, m]. Out: coefficients of the rows [m]. May import: solvers.
+In: the Gramian of the constraint gradients [m, m], an array or a tensor. Out: coefficients of the rows [m].
+May import: solvers, values.
 """
 
 from typing import NamedTuple
@@ -8,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mgrad.solvers import Array, DualSolution, Status, rounding, solve
+from mgrad.solvers import Array, Status, rounding
+from mgrad.values import Scalar, Solution, Values, cleared, minimise, norms, quadratic_form
 
 
 class ParetoStationarity(NamedTuple):
@@ -45,23 +47,34 @@ def pareto_stationarity(gramian: ArrayLike) -> ParetoStationarity:
         >>> pareto_stationarity([[4.0, -2.0], [-2.0, 1.0]]).stationarity
         0.0
     """
-    quadratic = np.asarray(gramian, dtype=np.float64)
-    solution = solve(quadratic, domain="simplex")
-    a = solution.multipliers
-    stationarity = float(a @ quadratic @ a)
-    if stationarity <= rounding(len(a)) * float(a @ np.abs(quadratic) @ a):
-        stationarity = 0.0
-    return ParetoStationarity(stationarity, a, solution.status, solution.iterations)
+    stationarity, solution = shortest_vector(np.asarray(gramian, dtype=np.float64))
+    assert isinstance(solution.status, Status)
+    return ParetoStationarity(float(stationarity), solution.multipliers, solution.status, solution.iterations)
 
 
-def conflict_free(gramian: Array, weights: Array, floor: float, limit: float) -> tuple[Array, DualSolution]:
+def shortest_vector(gramian: Values) -> tuple[Scalar, Solution]:
+    """Compute δ and the solution for its coefficients a [m], as `pareto_stationarity` does, where the Gramian is.
+
+    Args:
+        gramian: G [m, m], an array or a tensor.
+
+    Returns:
+        δ ≥ 0, 0 where it is below its own rounding error, and the solution.
+
+    Cost: one solve over m variables.
+    """
+    solution = minimise(gramian, domain="simplex")
+    return quadratic_form(gramian, solution.multipliers), solution
+
+
+def conflict_free(gramian: Values, weights: Values, floor: Scalar, limit: float) -> tuple[Values, Solution]:
     """Correct Σ wᵢ∇fᵢ as little as possible until every loss falls by at least `floor` (math.md, 3).
 
     r = argmin ½‖r − Jᵀw‖² subject to J r ≥ floor. With floor 0 it is the projection of the gradient of plain
     fine-tuning on the dual cone of the rows. r = 0 exactly at strongly Pareto-stationary points.
 
     Args:
-        gramian: G [m, m].
+        gramian: G [m, m], an array or a tensor.
         weights: w [m] > 0.
         floor: least decrease of every loss, ≥ 0 in squared gradient units; a floor ≤ δ min w can be met.
         limit: the correction is kept within Σ νᵢ‖gᵢ‖ ≤ limit·Σ wᵢ‖gᵢ‖.
@@ -73,11 +86,9 @@ def conflict_free(gramian: Array, weights: Array, floor: float, limit: float) ->
     Source: GEM (Lopez-Paz & Ranzato 2017, eq. 11) and UPGrad's cone (Quinton & Rey 2024), with a floor.
     """
     slack = gramian @ weights - floor
-    error = rounding(len(weights)) * (np.abs(gramian) @ weights + floor)
-    # What is below its own rounding error is no conflict: at a stationary point it would be corrected without end.
-    slack[np.abs(slack) <= error] = 0.0
-    # A zero row cannot fall: nothing can be asked of it.
-    slack[np.diagonal(gramian) == 0] = 0.0
-    bound = limit * float(weights @ np.sqrt(np.diagonal(gramian)))
-    solution = solve(gramian, slack, bound=bound, linear_error=error)
+    error = rounding(len(weights)) * (abs(gramian) @ weights + floor)
+    # What is below its own rounding error is no conflict: at a stationary point it would be corrected without end. And
+    # a zero row cannot fall: nothing can be asked of it.
+    slack = cleared(slack, error) * (gramian.diagonal() != 0)
+    solution = minimise(gramian, slack, bound=limit * (weights @ norms(gramian)), linear_error=error)
     return weights + solution.multipliers, solution

@@ -27,7 +27,7 @@ def losses(parameters: list[Parameter]) -> list[Tensor]:
 def test_products_are_summed_over_the_devices() -> None:
     parameters: list[Tensor] = list(spread(GPU))
     rows: list[Row] = [torch.ones_like, lambda p: p.detach()]
-    assert gramian(rows, parameters).tolist() == [[5.0, 15.0], [15.0, 55.0]]
+    assert gramian(rows, parameters, torch.device("cpu")).tolist() == [[5.0, 15.0], [15.0, 55.0]]
 
 
 def test_a_model_on_two_devices_takes_the_steps_of_one_on_the_host() -> None:

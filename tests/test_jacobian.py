@@ -13,6 +13,7 @@ from torch.nn import Embedding, Parameter
 from mgrad import jacobian
 from mgrad.jacobian import Row, capture, combine, gramian, shared_graphs
 
+HOST = torch.device("cpu")
 SHAPES: list[tuple[int, ...]] = [(), (1,), (0, 3), (7,), (2, 5), (3, 2, 2)]
 
 
@@ -100,7 +101,7 @@ class TestGramian:
         stacked = torch.stack([flat(row, parameters) for row in functions])
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(jacobian._BLOCK, "cpu", window)
-            actual = gramian(functions, parameters)
+            actual = gramian(functions, parameters, HOST)
         assert actual.dtype == torch.float64
         assert torch.equal(actual, stacked @ stacked.T)
 
@@ -112,7 +113,7 @@ class TestGramian:
             return torch.ones_like(parameter)
 
         parameters = [torch.zeros(3), torch.zeros(2)]
-        gramian([row], parameters)
+        gramian([row], parameters, HOST)
         assert [id(p) for p in read] == [id(p) for p in parameters]
 
     def test_blocks_of_other_memory_order_and_dtype_count_by_position(self) -> None:
@@ -120,12 +121,12 @@ class TestGramian:
         a = integers(0, (2, 3), torch.bfloat16)
         b = integers(1, (3, 2), torch.bfloat16).T
         expected = torch.stack([a.double().reshape(-1), b.double().reshape(-1)])
-        assert torch.equal(gramian([{w: a}.get, {w: b}.get], [w]), expected @ expected.T)
+        assert torch.equal(gramian([{w: a}.get, {w: b}.get], [w], HOST), expected @ expected.T)
 
     @pytest.mark.parametrize("size", [1e-30, 1e30])
     def test_squares_beyond_the_range_of_float32_are_kept(self, size: float) -> None:
         w, block = torch.zeros(1), torch.tensor([size])
-        assert gramian([{w: block}.get], [w]).item() == float(block.double()) ** 2
+        assert gramian([{w: block}.get], [w], HOST).item() == float(block.double()) ** 2
 
 
 class TestCombine:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,7 +94,7 @@ def constrained_direction(
             )
     products: list[Any] = [rows @ rows.T, rows @ objective, objective.norm()]
     if solver != "device":
-        products = [product.cpu().numpy() for product in products]
+        products = [products[0].cpu().numpy(), products[1].cpu().numpy(), products[2].item()]
     solved = solve_direction(
         *products,
         names=[str(i) for i in range(len(rows))],
@@ -104,8 +103,7 @@ def constrained_direction(
         scale=scale,
         limit=limit,
     )
-    coefficients = torch.as_tensor(solved.coefficients, device=rows.device)
-    direction = coefficients[-1] * objective + coefficients[:-1] @ rows
+    direction = objective * solved.pull + torch.as_tensor(solved.multipliers, device=rows.device) @ rows
     if solved.void is not None:
         direction.masked_fill_(solved.void, 0.0)
     return Direction(direction.to(jacobian.dtype), solved.report)
@@ -116,12 +114,14 @@ class Solved(NamedTuple):
 
     Attributes:
         report: of the step.
-        coefficients: λ and the pull α [m + 1] in d = Σ λᵢgᵢ + αg₀, an array or a tensor.
+        multipliers: λ [m] in d = Σ λᵢgᵢ + αg₀, an array or a tensor.
+        pull: α.
         void: a flag on the device, true where something is not finite: d is then 0. None on the host.
     """
 
     report: Report
-    coefficients: Any
+    multipliers: Any
+    pull: Scalar
     void: Tensor | None
 
 
@@ -151,7 +151,7 @@ def solve_direction(
         limit: of the multipliers.
 
     Returns:
-        The report and the coefficients of the direction.
+        The report, and what the direction is made of.
 
     Raises:
         ValueError: by the rule, if it does not fit the constraints.
@@ -167,7 +167,7 @@ def solve_direction(
     pull = strength * (quotient(strong, objective_norm) if scale == "relative" else objective_norm**0)
     c = pull * correlation
     linear = cleared(c - b, rounding(1) * (abs(c) + abs(b)))
-    reach = quotient(b, norms(gramian)).max().clip(min=0.0)
+    reach = quotient(b.clip(min=0.0), norms(gramian)).max()
     bound = limit * (pull * objective_norm + reach)
     solution = minimise(gramian, linear, bound=bound, linear_error=requirement.error)
     multipliers = solution.multipliers
@@ -191,9 +191,7 @@ def solve_direction(
         dual_residual=solution.dual_residual,
         complementarity=solution.complementarity,
     )
-    if isinstance(report, PendingReport):
-        return Solved(report, torch.cat([multipliers, pull[None]]), report.void)
-    return Solved(report, np.append(multipliers, pull), None)
+    return Solved(report, multipliers, pull, report.void if isinstance(report, PendingReport) else None)
 
 
 def check_options(call: str, strength: float, scale: str, limit: float, solver: str, decrease: DecreaseRule) -> None:

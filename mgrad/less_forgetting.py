@@ -325,7 +325,7 @@ class LessForgetting(Optimizer):
             scale=self.scale,
             limit=self.limit,
         )
-        coefficients = solved.coefficients.tolist() if solved.void is None else solved.coefficients.unbind()
+        coefficients = [*solved.multipliers, solved.pull]
         for parameter in parameters:
             parameter.grad = combine(rows, coefficients, parameter)
             if parameter.grad is not None and solved.void is not None:

@@ -194,8 +194,10 @@ class PendingReport(Report):
             label: part.reshape(shape).numpy() for (label, shape), part in zip(shapes.items(), parts, strict=True)
         }
         self._check_finite(figures)
-        self.__dict__.update(_plain(figures))
-        return self.__dict__[name]
+        plain: dict[str, Any] = {label: part if part.ndim else part.item() for label, part in figures.items()}
+        plain |= {"status": tuple(Status)[int(plain["status"])], "iterations": int(plain["iterations"])}
+        self.__dict__.update(plain)
+        return plain[name]
 
     def _check_finite(self, figures: Mapping[str, Array]) -> None:
         """Raise with the first constraint whose gradient is not finite."""
@@ -223,16 +225,5 @@ def report_of(names: Sequence[str], **figures: Any) -> Report:
     """
     if isinstance(figures["gramian"], Tensor):
         return PendingReport(names, figures)
-    return Report(names=tuple(names), **_plain(figures))
-
-
-def _plain(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arrays where there is a dimension, and floats, an int and a status."""
-    return {label: value if np.ndim(value) else _number(label, value) for label, value in figures.items()}
-
-
-def _number(label: str, value: Any) -> Any:
-    """Return a figure of no dimension as what it is."""
-    if label == "status":
-        return value if isinstance(value, Status) else list(Status)[int(value)]
-    return int(value) if label == "iterations" else float(value)
+    plain = {label: value.item() if isinstance(value, np.generic) else value for label, value in figures.items()}
+    return Report(names=tuple(names), **plain)

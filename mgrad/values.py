@@ -6,6 +6,7 @@ Formulas use what both know alike: arithmetic, `@`, `abs`, comparisons as masks 
 `.diagonal()`. On a device nothing may ask for a value (no `if`, no `float`): it would wait.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from mgrad.batched import solve_batch
 from mgrad.solvers import Array, Domain, Status, rounding, solve
+
+_ORDER = tuple(Status)
 
 Values = TypeVar("Values", Array, Tensor)
 Scalar = Any
@@ -97,7 +100,7 @@ def cleared(values: Values, error: Values) -> Values:
 
 def norms(gramian: Values) -> Values:
     """Return the lengths ‖gᵢ‖ [m] of the rows."""
-    found: Values = root(gramian.diagonal())
+    found: Values = gramian.diagonal() ** 0.5
     return found
 
 
@@ -108,7 +111,7 @@ def quotient(values: Scalar, sizes: Scalar) -> Scalar:
 
 def root(square: Scalar) -> Scalar:
     """Return the square root, 0 of what rounding has made negative."""
-    return square.clip(min=0.0).sqrt() if isinstance(square, Tensor) else np.sqrt(np.maximum(square, 0.0))
+    return square.clip(min=0.0).sqrt() if isinstance(square, Tensor) else math.sqrt(max(0.0, square))
 
 
 def quadratic_form(gramian: Values, coefficients: Values) -> Scalar:
@@ -121,7 +124,6 @@ def quadratic_form(gramian: Values, coefficients: Values) -> Scalar:
 
 def worst(*statuses: Status | Tensor) -> Status | Tensor:
     """Return the worst of several outcomes; on a device its place in `tuple(Status)`."""
-    order = list(Status)
-    known = max((order.index(status) for status in statuses if isinstance(status, Status)), default=0)
     waiting = [status for status in statuses if isinstance(status, Tensor)]
-    return torch.stack(waiting).amax().clamp(min=known) if waiting else order[known]
+    worst_known = max((_ORDER.index(status) for status in statuses if isinstance(status, Status)), default=0)
+    return torch.stack(waiting).amax().clamp(min=worst_known) if waiting else _ORDER[worst_known]

@@ -124,7 +124,11 @@ def test_problem_that_is_zero_is_solved() -> None:
     for options in cases:
         found = batched(np.zeros((2, 2)), **options)
         assert outcome(found) is Status.OPTIMAL
-        assert (found.duality_gap, found.complementarity, found.dual_residual) == (0, 0, 0)
+        assert [float(figure) for figure in (found.duality_gap, found.complementarity, found.dual_residual)] == [
+            0,
+            0,
+            0,
+        ]
 
 
 def test_bound_of_zero_leaves_no_multiplier() -> None:
@@ -247,7 +251,9 @@ def test_every_shape_of_stack_is_solved_as_its_problems_are(shape: tuple[int, ..
         assert found.multipliers.shape == q.shape
         assert all(figure.shape == shape for figure in found[1:])
         for place in np.ndindex(shape):
-            single = {key: value[place] if isinstance(value, Tensor) else value for key, value in options.items()}
+            single: dict[str, Any] = {
+                key: value[place] if isinstance(value, Tensor) else value for key, value in options.items()
+            }
             x, y = found.multipliers[place], solve_batch(G[place], q[place], **single).multipliers
             torch.testing.assert_close(x, y, rtol=100 * rounding(3), atol=100 * rounding(3))  # other BLAS calls
 

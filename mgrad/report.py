@@ -228,11 +228,16 @@ def report_of(names: Sequence[str], **figures: Any) -> Report:
 
 def _plain(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Return arrays where there is a dimension, and floats, an int and a status."""
-    return {label: value if np.ndim(value) else _number(label, value) for label, value in figures.items()}
+    return {
+        label: value if isinstance(value, np.ndarray) and value.ndim else _number(label, value)
+        for label, value in figures.items()
+    }
 
 
 def _number(label: str, value: Any) -> Any:
     """Return a figure of no dimension as what it is."""
+    if isinstance(value, Status):
+        return value
     if label == "status":
-        return value if isinstance(value, Status) else list(Status)[int(value)]
+        return tuple(Status)[int(value)]
     return int(value) if label == "iterations" else float(value)

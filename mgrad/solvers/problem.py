@@ -202,7 +202,7 @@ def check_method(
 def _check_nonnegative(name: str, values: ArrayLike, size: int) -> Array:
     """Return values as float64 [m], or raise if they are not m finite numbers ≥ 0."""
     checked = np.asarray(values, dtype=np.float64)
-    if checked.shape != (size,) or not (np.isfinite(checked) & (checked >= 0)).all():
+    if checked.shape != (size,) or not (least(checked) >= 0 and math.isfinite(checked.item(checked.argmax()))):
         raise ValueError(
             f"`{name}` must be [{size}] finite values ≥ 0. Found shape {list(checked.shape)}, values {checked}. "
             "Pass one for each row of the Gramian."

@@ -81,6 +81,7 @@ def solve_batch(
 
     Args:
         gramian: G [..., m, m], symmetric positive semi-definite (not checked), of any scale and floating-point dtype.
+            Only its lower triangle counts.
         linear: q [..., m], one value for each row of each Gramian; None stands for 0.
         domain: "nonnegative" (x ≥ 0) or "simplex" (x ≥ 0, Σ xᵢ = 1).
         bound: upper bound on Σ xᵢ√Gᵢᵢ, ≥ 0 (not checked), for the nonnegative domain alone: a number, or one for each
@@ -90,7 +91,7 @@ def solve_batch(
 
     Returns:
         The answers, in float64 on the Gramian's device. OPTIMAL and BOUND_ACTIVE promise that duality gap and
-        complementarity are at most 4m²·2⁻⁵², and that no single variable could gain more. A problem that holds NaN,
+        complementarity are at most 4m²·2⁻⁵², and that x is as close to its domain. A problem that holds NaN,
         infinity or a negative diagonal gets NaN multipliers and INACCURATE; its neighbours are not touched by it.
         Gradients are not tracked.
 
@@ -176,7 +177,8 @@ def _check(
             f"`solve_batch(bound=...)` must be one number, or one for each problem, {list(gramian.shape[:-2])}. Found "
             f"shape {list(bound.shape)}. Reshape it."
         )
-    G = gramian.double()
+    G = gramian.double().tril()
+    G = G + G.tril(-1).mT  # as in `solve`, the lower triangle counts
     q, error = (torch.zeros_like(G[..., 0]) if v is None else v.double() for v in (linear, linear_error))
     if isinstance(bound, Tensor):
         return G, q, error, bound.double().expand(G.shape[:-2])[..., None]
@@ -321,21 +323,23 @@ def _minimiser(problem: _Scaled, y: Tensor, free: Tensor) -> Tensor:
 
 def _certify(G: Tensor, q: Tensor, error: Tensor, norms: Tensor, x: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
     """Return the four figures of `mgrad.solvers.certify` over x ≥ 0 [..., 4], and by how much x is off [...] (34)."""
-    m = q.shape[-1]
     lengths = norms + (norms == 0)
     slack, size = _slack(G, q, x)
-    magnitude, length = _dot(x.abs(), size), _dot(x, norms)
-    violation = (-slack / lengths).amax(-1, keepdim=True).clamp(min=0.0)
-    binds = _binds(x, norms, limit)
-    multiplier = -violation * binds  # of the bound itself
-    gap = _ratio((_dot(x, slack) - multiplier * torch.where(limit.isinf(), length, limit)).abs(), magnitude)
-    primal = _ratio(violation, (size / lengths).amax(-1, keepdim=True))
-    outside = torch.maximum(length - limit, (-x * norms).amax(-1, keepdim=True)).clamp(min=0.0)
-    dual = _ratio(outside, _dot(x.abs(), norms))
-    complementarity = _ratio((x * (slack - multiplier * norms)).abs().amax(-1, keepdim=True), magnitude)
-    short = (-slack - rounding(m) * size - error).clamp(min=0.0).masked_fill((norms == 0) | binds, 0.0) / lengths
-    gain = _ratio(0.5 * short.square().amax(-1, keepdim=True), magnitude)
-    return torch.cat([gap, primal, dual, complementarity], -1), torch.cat([gap, complementarity, gain], -1).amax(-1)
+    magnitude, length, total = _dot(x.abs(), size), _dot(x, norms), _dot(x, slack)
+    highest = slack + rounding(q.shape[-1]) * size + error
+    unmet = (-highest / lengths).amax(-1, keepdim=True).clamp(min=0.0)
+    primal = _ratio(unmet, (size / lengths).amax(-1, keepdim=True))
+    bounded = limit.isfinite()
+    # The price of the bound itself.
+    price = (-slack / lengths).amax(-1, keepdim=True) * ((unmet > 0) & bounded)
+    gain = 0.5 * unmet.square() * ~bounded
+    gap = _ratio((total + limit.masked_fill(~bounded, 0.0) * price).abs(), magnitude)
+    gap = torch.maximum(gap, _ratio(gain, magnitude + gain))
+    outside = _ratio((-x * norms).amax(-1, keepdim=True).clamp(min=0.0), _dot(x.abs(), norms))
+    dual = torch.maximum(outside, _ratio((length - limit).clamp(min=0.0), length))
+    complementarity = _ratio((x * slack + price * x * norms).abs().amax(-1, keepdim=True), magnitude)
+    figures = torch.cat([gap, primal, dual, complementarity], -1)
+    return figures, torch.cat([gap, dual, complementarity], -1).amax(-1)
 
 
 def _certify_on_simplex(G: Tensor, q: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -361,6 +361,23 @@ def test_certificate_is_what_rational_arithmetic_gives(problem: Problem, data: s
     assert (found.dual_residual > 0) == bool((x * np.sqrt(np.diagonal(G)) < 0).any())
 
 
+@pytest.mark.parametrize("size", [2, 3, 5, 9])
+@pytest.mark.parametrize("options", [{}, {"bound": 0.1}, {"domain": "simplex"}], ids=["free", "bounded", "simplex"])
+def test_only_the_lower_triangle_counts(size: int, options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(size)
+    J, q = rng.standard_normal((size, 20)), rng.standard_normal(size)
+    for rows in (J, np.vstack([J[:-1], -J[0]])):  # the last: dependent, for the method that is exact on these, too
+        G = rows @ rows.T
+        G[np.triu_indices(size, 1)] = G.T[np.triu_indices(size, 1)]
+        uneven = G + np.triu(rng.standard_normal((size, size)), 1)
+        methods = ["active_set", "frank_wolfe"] if options else ["active_set"]
+        for method in methods:
+            expected, found = (solve(matrix, q, method=method, **options) for matrix in (G, uneven))
+            assert found.multipliers.tolist() == expected.multipliers.tolist()
+            assert found[1:] == expected[1:]
+        assert certify(uneven, q, np.ones(size), **options) == certify(G, q, np.ones(size), **options)
+
+
 @given(problems(rows=(1, 6), columns=(1, 6)))
 def test_solution_carries_its_own_certificate(problem: Problem) -> None:
     G, q = problem.J @ problem.J.T, problem.J @ problem.p

@@ -21,6 +21,7 @@ from mgrad.solvers.problem import (
     check_method,
     check_problem,
     rounding,
+    symmetric,
 )
 
 __all__ = ["Array", "Certificate", "Domain", "DualSolution", "Method", "Status", "certify", "rounding", "solve"]
@@ -44,7 +45,7 @@ def solve(
     Over the simplex with q = 0 it is the min-norm point, MGDA's problem (7). G may be singular.
 
     Args:
-        gramian: G [m, m], symmetric positive semi-definite (not checked), of any scale.
+        gramian: G [m, m], symmetric positive semi-definite (not checked), of any scale. Only its lower triangle counts.
         linear: q [m]; None stands for 0.
         domain: "nonnegative" (x ≥ 0) or "simplex" (x ≥ 0, Σ xᵢ = 1).
         bound: upper bound on Σ xᵢ√Gᵢᵢ in the units of √G, for the nonnegative domain alone.
@@ -88,7 +89,7 @@ def solve(
         return _exact(problem, guess, limit, 100 + 20 * size if max_iterations is None else max_iterations)
     limit = 1e-6 if tolerance is None else tolerance
     cap = 10_000 if max_iterations is None else max_iterations
-    found = solve_frank_wolfe(problem, guess, limit, cap, pairwise=method == "frank_wolfe")
+    found = solve_frank_wolfe(symmetric(problem), guess, limit, cap, pairwise=method == "frank_wolfe")
     return DualSolution(found.x, found.status, found.iterations, *measure(problem, found.x))
 
 
@@ -100,7 +101,7 @@ def _exact(problem: Problem, start: Array | None, limit: float, cap: int) -> Dua
         certificate = measure(problem, tried.x, tried.slacks)
         if _within(certificate, limit):
             return DualSolution(tried.x, tried.status, tried.iterations, *certificate)
-    x, status, iterations, _ = solve_domain(problem, solve_active_set, start, cap - tried.iterations)
+    x, status, iterations, _ = solve_domain(symmetric(problem), solve_active_set, start, cap - tried.iterations)
     certificate = measure(problem, x)
     if status in _PROMISES and not _within(certificate, limit):
         status = Status.INACCURATE

@@ -36,7 +36,7 @@ def certify(
     arithmetic gives values of the order of m·2⁻⁵².
 
     Args:
-        gramian: G [m, m].
+        gramian: G [m, m], of which the lower triangle counts.
         linear: q [m], None for 0.
         multipliers: the answer x [m] to be judged.
         domain: "nonnegative" or "simplex".

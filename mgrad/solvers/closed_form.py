@@ -61,7 +61,7 @@ def _on_orthant(G: Matrix, q: Vector) -> Vector | None:
 
 def _pair_on_orthant(G: Matrix, q: Vector, i: int, j: int) -> Vector | None:
     """Return the minimiser over xᵢ, xⱼ ≥ 0, the others being 0."""
-    a, b, c, p, r = G[i][i], G[i][j], G[j][j], q[i], q[j]
+    a, b, c, p, r = G[i][i], G[j][i], G[j][j], q[i], q[j]
     share = b / a
     rest = c - share * b
     if rest < _CURVATURE * c:
@@ -99,7 +99,7 @@ def _on_simplex(G: Matrix, q: Vector) -> Vector | None:
 
 def _pair_on_simplex(G: Matrix, q: Vector, i: int, j: int) -> tuple[float, Vector]:
     """Return the least objective where xᵢ + xⱼ = 1, the others being 0, and its x."""
-    a, b, c, p, r = G[i][i], G[i][j], G[j][j], q[i], q[j]
+    a, b, c, p, r = G[i][i], G[j][i], G[j][j], q[i], q[j]
     first, second = max(c - b + r - p, 0.0), max(a - b + p - r, 0.0)  # times the curvature, which is their sum
     total = first + second
     first, second = (first / total, second / total) if total > 0 else (0.0, 1.0)
@@ -110,7 +110,7 @@ def _pair_on_simplex(G: Matrix, q: Vector, i: int, j: int) -> tuple[float, Vecto
 
 def _factor(G: Matrix) -> tuple[float, ...] | None:
     """Return L and D of G = L D Lᵀ, of three rows; None where they are all but dependent."""
-    (a, b, c), (_, d, e), (_, _, f) = G
+    (a, *_), (b, d, _), (c, e, f) = G
     lower, last = b / a, c / a
     second = d - lower * b
     if second < _CURVATURE * d:

@@ -106,17 +106,17 @@ def _minimiser(gramian: Array, linear: Array, simplex: bool, free: Free) -> tupl
     else:
         block, linear = gramian.take(free, 0).take(free, 1).T, linear[free]
     if not simplex:
-        factor, point, failed = dposv(block, linear, 1)
+        factor, point, failed = dposv(block, linear)
         return None if failed else factor, dscal(-1.0, point), 0.0
     ones = _ones(len(linear))
     common = linear.item(0)  # a part of q that all share has no influence, and might be all there is
     if common:
         linear = linear - common
     if not dasum(linear):
-        factor, point, failed = dposv(block, ones, 1)
+        factor, point, failed = dposv(block, ones)
         kappa = 1 / (ddot(point, ones) or np.inf)
         return None if failed else factor, dscal(kappa, point), kappa + common
-    factor, points, failed = dposv(block, np.array((-linear, ones)).T, 1)
+    factor, points, failed = dposv(block, np.array((-linear, ones)).T)
     origin, slope = points.T
     kappa = (1 - ddot(origin, ones)) / (ddot(slope, ones) or np.inf)
     return None if failed else factor, origin + kappa * slope, kappa + common
@@ -135,7 +135,7 @@ def _without_negative(free: Free, point: Array, factor: Array, simplex: bool, wh
         if simplex or 2 * np.count_nonzero(negative) <= len(point):
             return np.flatnonzero(~negative)
         # Only the one whose bound is furthest broken, in the metric of G: without it the others may well be right.
-        inverse = dpotri(factor, 1)[0].diagonal()
+        inverse = dpotri(factor)[0].diagonal()
         leaving = (np.where(negative, point, 0.0) ** 2 / inverse).argmax()
         return np.delete(np.arange(len(point)), leaving)
     left = free[~negative]

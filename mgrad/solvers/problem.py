@@ -107,7 +107,7 @@ def check_problem(
     """Check the shapes and values of a problem.
 
     Args:
-        gramian: G [m, m], symmetric; that it is positive semi-definite is not checked.
+        gramian: G [m, m], symmetric; neither that nor that it is positive semi-definite is checked.
         linear: q [m]; None stands for 0.
         domain: "nonnegative" or "simplex".
         bound: upper bound on Σ xᵢ√Gᵢᵢ, for the nonnegative domain alone.
@@ -202,7 +202,7 @@ def check_method(
 def _check_nonnegative(name: str, values: ArrayLike, size: int) -> Array:
     """Return values as float64 [m], or raise if they are not m finite numbers ≥ 0."""
     checked = np.asarray(values, dtype=np.float64)
-    if checked.shape != (size,) or not (np.isfinite(checked) & (checked >= 0)).all():
+    if checked.shape != (size,) or not (least(checked) >= 0 and math.isfinite(checked.item(checked.argmax()))):
         raise ValueError(
             f"`{name}` must be [{size}] finite values ≥ 0. Found shape {list(checked.shape)}, values {checked}. "
             "Pass one for each row of the Gramian."
@@ -214,7 +214,7 @@ def slacks(gramian: Array, linear: Array, x: Array, absolute: Array) -> Slacks:
     """Return what is known of the slacks of x.
 
     Args:
-        gramian: G [m, m], symmetric.
+        gramian: G [m, m], of which the lower triangle is read.
         linear: q [m].
         x: [m].
         absolute: |x|, which for the answers of a solver is x itself.
@@ -224,6 +224,12 @@ def slacks(gramian: Array, linear: Array, x: Array, absolute: Array) -> Slacks:
     slack = dsymv(1.0, gramian.T, x, 1.0, linear)
     sizes = dsymv(1.0, abs(gramian).T, absolute, 1.0, abs(linear))
     return slack, sizes, daxpy(sizes, slack.copy(), len(x), rounding(len(x)))
+
+
+def symmetric(problem: Problem) -> Problem:
+    """Return a problem whose upper triangle is the lower one, which is the one that counts."""
+    lower = np.tril(problem.gramian)
+    return problem._replace(gramian=lower + np.tril(lower, -1).T)
 
 
 def rounding(terms: int) -> float:

@@ -17,7 +17,7 @@ from mgrad.solvers import Domain, Status, rounding
 
 # Fixed work, for degenerate problems of m up to 64 (tests/test_batched.py). Mostly 14 steps do; where a bound of 10⁴
 # times the natural size binds, 18 leave a tenth INACCURATE, 24 a hundredth. A fourth round of exchanges mends nothing.
-INTERIOR_STEPS = 24
+INTERIOR_STEPS = 32
 ROUNDS = 3
 _REACH = 0.995  # of the way to the border that an interior step takes
 
@@ -391,5 +391,6 @@ def _outer(x: Tensor) -> Tensor:
 
 
 def _ratio(value: Tensor, scale: Tensor) -> Tensor:
-    """Return value / scale, and 0 for 0 / 0."""
-    return torch.where(value == 0, value, value / scale)
+    """Return value / scale for values ≥ 0, 0 for 0 / 0 and 1 where there is no scale."""
+    nothing = scale == 0
+    return (value / (scale + nothing)).masked_fill(nothing & (value > 0), 1.0)

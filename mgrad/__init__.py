@@ -14,6 +14,7 @@
 """
 
 from mgrad.anchor import Anchor
+from mgrad.batched import BatchSolution, solve_batch
 from mgrad.decrease import DecreaseRule, KeepPace, MinNorm, Requirement
 from mgrad.direction import Direction, constrained_direction
 from mgrad.less_forgetting import LessForgetting
@@ -23,6 +24,7 @@ from mgrad.stationarity import ParetoStationarity, pareto_stationarity
 
 __all__ = [
     "Anchor",
+    "BatchSolution",
     "DecreaseRule",
     "Direction",
     "KeepPace",
@@ -34,4 +36,5 @@ __all__ = [
     "Status",
     "constrained_direction",
     "pareto_stationarity",
+    "solve_batch",
 ]

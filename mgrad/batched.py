@@ -99,8 +99,8 @@ def solve_batch(
         TypeError: if an argument is no real floating-point tensor.
         ValueError: for a wrong shape, an unknown domain or a bound on the simplex.
 
-    Cost: 27 Cholesky factorisations of order m + 1 for each problem, in about 2300 operations for the whole stack,
-        however large. For a single problem on a CPU the host's solver takes a tenth of the time.
+    Cost: 27 Cholesky factorisations of order m + 1 for each problem, in about 2750 operations for the whole stack,
+        however large. On a CPU the host's solver is the faster one.
     Source: Mehrotra 1992, for the predictor and corrector; Júdice & Pires 1994, for the exchange of blocks.
 
     Example:

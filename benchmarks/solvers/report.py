@@ -84,15 +84,16 @@ def failures(times: Times) -> list[str]:
 def trajectory_table(records: Sequence[Record]) -> str:
     """Return iterations and times along the training run, cold and warm."""
     rows = []
-    for programme, method in dict.fromkeys((r["programme"], r["method"]) for r in records):
+    fields = ("tasks", "batches", "programme", "method")
+    for key in dict.fromkeys(tuple(r[field] for field in fields) for r in records):
         cold, warm = (
-            next(r for r in records if (r["programme"], r["method"], r["start"]) == (programme, method, start))
+            next(r for r in records if tuple(r[field] for field in fields) == key and r["start"] == start)
             for start in ("cold", "warm")
         )
-        row = [programme, method, f"{cold['iterations']:.1f}", f"{warm['iterations']:.1f}"]
+        row = [*map(str, key), f"{cold['iterations']:.1f}", f"{warm['iterations']:.1f}"]
         row += [_microseconds(cold["median"]), _microseconds(warm["median"]), _ratio(cold["median"] / warm["median"])]
         rows.append(row)
-    return _table(["programme", "method", "iterations cold", "warm", "µs cold", "warm", "cold / warm"], rows)
+    return _table([*fields, "iterations cold", "warm", "µs cold", "warm", "cold / warm"], rows)
 
 
 def stress_table(record: Record) -> str:
@@ -150,11 +151,12 @@ def timing_page(record: Record) -> str:
         parts += ["How many times as long as mgrad TorchJD takes, in the family where it comes off best:"]
         parts += [torchjd_table(times), excess, excess_table(times), *failures(times)]
     if "trajectory" in record:
-        run, records = record["trajectory"]["run"], record["trajectory"]["records"]
+        runs, records = record["trajectory"]["runs"], record["trajectory"]["records"]
+        conflicts = ", ".join(str(run["steps_with_conflicts"]) for run in runs)
         how = (
-            f"The programmes of {run['steps']} steps of `LessForgetting` on {run['tasks']} tasks, whose gradients "
-            f"conflict in {run['steps_with_conflicts']} of the steps; each solved without a start, and from the "
-            "multipliers of the step before. Mean iterations and median µs:"
+            f"The programmes of {runs[0]['steps']} steps of `LessForgetting` on regression tasks, each with a new "
+            f"batch at every step or always the same; gradients conflict in {conflicts} of the steps. Each is "
+            "solved without a start, and from the multipliers of the step before. Mean iterations and median µs:"
         )
         parts += ["### Along a training run", how, *record["trajectory"]["absent"]]
         parts += [trajectory_table(records)] if records else []

@@ -17,7 +17,7 @@ from mgrad import KeepPace, LessForgetting, Report
 from mgrad.solvers import Array, Domain, DualSolution, rounding, solve
 from mgrad.stationarity import pareto_stationarity
 
-TASKS = 5
+RUNS = [(5, "new"), (5, "same"), (32, "new"), (32, "same")]  # tasks, and whether each step draws new batches
 LIMIT = 1e4  # of `LessForgetting`
 METHODS: dict[str, dict[str, Any]] = {
     "active_set": {},
@@ -40,12 +40,18 @@ class Programme(NamedTuple):
         return solve(self.gramian, self.linear, **stated, **options)
 
 
-def train(steps: int) -> Iterator[Report]:
-    """Train one network on five regression tasks whose teachers disagree, in mini-batches; yield every report.
+def train(steps: int, tasks: int, batches: str) -> Iterator[Report]:
+    """Train one network on regression tasks whose teachers disagree; yield every report.
 
     The network is trained on the mean of the teachers first, so that there is something to forget.
+
+    Args:
+        steps: after that.
+        tasks: m.
+        batches: "new" for mini-batches drawn at each step, "same" for one batch of each task that is kept.
     """
     generator = torch.Generator().manual_seed(0)
+    kept = [torch.randn(64, 16, generator=generator) for _ in range(tasks)]
 
     def network() -> nn.Sequential:
         layers = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 4))
@@ -53,10 +59,10 @@ def train(steps: int) -> Iterator[Report]:
             nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
         return layers.requires_grad_(True)
 
-    teachers, common, model = [network() for _ in range(TASKS)], network(), network()
+    teachers, common, model = [network() for _ in range(tasks)], network(), network()
 
     def loss(task: int) -> Tensor:
-        inputs = torch.randn(64, 16, generator=generator)
+        inputs = kept[task] if batches == "same" else torch.randn(64, 16, generator=generator)
         with torch.no_grad():
             targets = common(inputs) + 0.5 * teachers[task](inputs)
         return nn.functional.mse_loss(model(inputs), targets)
@@ -64,12 +70,12 @@ def train(steps: int) -> Iterator[Report]:
     plain = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(100):
         plain.zero_grad()
-        torch.stack([loss(task) for task in range(TASKS)]).sum().backward()
+        torch.stack([loss(task) for task in range(tasks)]).sum().backward()
         plain.step()
     optimizer = LessForgetting(torch.optim.Adam(model.parameters(), lr=1e-3))
     for _ in range(steps):
         optimizer.zero_grad()
-        yield optimizer.backward([loss(task) for task in range(TASKS)])
+        yield optimizer.backward([loss(task) for task in range(tasks)])
         optimizer.step()
 
 
@@ -100,18 +106,24 @@ def measure(steps: int, repeats: int, least: float) -> tuple[dict[str, Any], lis
     Returns:
         What the run was and one record for each programme, method and start; a line for what is left out.
     """
-    reports = list(tqdm(train(steps), total=steps, desc="training", unit="step"))
-    run = [programmes(report) for report in reports]
-    records, absent = [], []
+    runs: list[Record] = []
+    records: list[Record] = []
+    absent = []
     for method, options in METHODS.items():
         needed = missing(f"{method} along the trajectory", options=("start", *options))
         if needed is not None:
             absent.append(needed)
-            continue
-        for name in tqdm(run[0], desc=method, unit="programme"):
-            records += _path(name, method, [step[name] for step in run], options, repeats, least)
-    conflicts = sum(len(report.conflicts) > 0 for report in reports)
-    return {"run": {"steps": steps, "tasks": TASKS, "steps_with_conflicts": conflicts}, "records": records}, absent
+    for tasks, batches in RUNS:
+        run = {"tasks": tasks, "batches": batches}
+        reports = list(tqdm(train(steps, tasks, batches), total=steps, desc=f"{tasks} tasks", unit="step"))
+        runs.append({**run, "steps": steps, "steps_with_conflicts": sum(len(r.conflicts) > 0 for r in reports)})
+        solved = [programmes(report) for report in reports]
+        for method, options in METHODS.items():
+            if missing(method, options=("start", *options)) is None:
+                for name in tqdm(solved[0], desc=f"{batches} batches, {method}", unit="programme"):
+                    path = [step[name] for step in solved]
+                    records += [{**run, **found} for found in _path(name, method, path, options, repeats, least)]
+    return {"runs": runs, "records": records}, absent
 
 
 def _path(

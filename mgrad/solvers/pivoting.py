@@ -45,8 +45,8 @@ def solve_pivoting(region: Region, max_iterations: int) -> Outcome:
     whole = free is not guess  # whether all have been free together; a start is trusted more
     iterations = 0
     while True:
-        if not whole and free is not None and 2 * len(free) > size:
-            # Where most are free, all may be: that is the cheapest to see, and little leaves if it is wrong.
+        if not whole and free is not None and 2 * len(free) + (not simplex) > size:
+            # Where half are free, all may be: that is the cheapest to see, and little leaves if it is wrong.
             free, whole = None, True
         if iterations == min(_SYSTEMS, max_iterations):
             return Outcome(np.zeros(size), Status.INACCURATE, iterations)
@@ -91,7 +91,7 @@ def _first_guess(region: Region) -> NDArray[np.intp]:
         slope = gramian[best] + linear
         return np.flatnonzero(slope <= slope.item(best))
     falling = np.signbit(linear)
-    if 2 * np.count_nonzero(falling) > len(linear):
+    if 2 * np.count_nonzero(falling) >= len(linear):
         return falling.nonzero()[0]
     best = int((np.minimum(linear, 0.0) ** 2 / diagonal).argmax())
     slope = linear - gramian[best] * (linear[best] / diagonal[best])

@@ -60,10 +60,12 @@ def test_worst_excess_and_failures_are_shown() -> None:
 
 
 def test_trajectory_sets_warm_beside_cold() -> None:
-    parts = {"programme": "p", "method": "active_set"}
+    parts = {"tasks": 5, "batches": "new", "programme": "p", "method": "active_set"}
     cold = {**parts, "start": "cold", "iterations": 4.0, "median": 30.0}
     warm = {**parts, "start": "warm", "iterations": 0.5, "median": 12.0}
-    assert rows(report.trajectory_table([warm, cold]))[1:] == ["| p | active_set | 4.0 | 0.5 | 30 | 12 | 2.5 |"]
+    assert rows(report.trajectory_table([warm, cold]))[1:] == [
+        "| 5 | new | p | active_set | 4.0 | 0.5 | 30 | 12 | 2.5 |"
+    ]
 
 
 def test_stress_table_has_a_row_for_every_corner() -> None:

@@ -104,7 +104,7 @@ def test_samples_are_as_long_as_asked() -> None:
 
 
 def test_programmes_along_a_training_run_are_those_of_its_reports() -> None:
-    for report in trajectory.train(3):
+    for report in trajectory.train(3, 5, "new"):
         solved = {name: programme.solve() for name, programme in trajectory.programmes(report).items()}
         a = solved["min-norm (7)"].multipliers
         assert a @ report.gramian @ a == pytest.approx(report.stationarity)
@@ -140,4 +140,4 @@ def test_command_writes_what_was_measured_and_on_what(tmp_path: Path, capsys: py
     cli.main(["--quick", "--trajectory", "--steps", "3", "--out", str(path)])
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record["timing"] == before
-    assert record["trajectory"]["run"]["steps"] == 3
+    assert [run["steps"] for run in record["trajectory"]["runs"]] == [3, 3, 3, 3]

@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.solvers import report, results, stress, timing, trajectory
+from benchmarks.solvers import batch, report, results, stress, timing, trajectory
 from benchmarks.solvers.families import FAMILIES
 from benchmarks.solvers.instances import draw
 
 SIZES = [2, 3, 5, 8, 16, 32, 64, 128]
-TIMED, STRESSED = 8, 100_000  # instances
+TIMED, STRESSED, BATCHED = 8, 100_000, 4000  # instances
 LEAST = 1e-3  # seconds in a sample
 STEPS = 200  # of training
 # What --quick sets: seconds, for tests.
 QUICK = {"repeats": 1, "steps": 12}
-QUICK_SIZES, QUICK_TIMED, QUICK_STRESSED, QUICK_LEAST = [2, 5, 16], 2, 300, 0.0
+QUICK_SIZES, QUICK_TIMED, QUICK_STRESSED, QUICK_BATCHED, QUICK_LEAST = [2, 5, 16], 2, 300, 40, 0.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     if arguments.stress:
         _stress(arguments)
+    elif arguments.batch:
+        _batch(arguments)
     else:
         _time(arguments)
 
@@ -40,21 +42,28 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.solvers",
         description="Time mgrad's solvers and others in turns, on Gramians of three families of gradients and along a "
-        "training run; or, with --stress, solve very many instances with every corner and check what is promised.",
+        "training run; with --stress, solve very many instances with every corner and check what is promised; with "
+        "--batch, time the batched solver and compare its outcomes.",
     )
     add = parser.add_argument
     add("--stress", action="store_true", help="the stress run; ends with exit status 1 if a promise is broken")
+    add("--batch", action="store_true", help="the batched solver beside a loop of the exact one")
+    add("--device", type=torch.device, default=torch.device("cpu"), help="of the batched solver; cpu")
     add("--trajectory", action="store_true", help="time the training run alone, and replace that part of the file")
     add("--quick", action="store_true", help="seconds instead of minutes: too few samples to quote")
-    add("--sizes", nargs="+", type=int, metavar="M", help=f"rows; {SIZES}, or 1 to 128 in the stress run")
+    add("--sizes", nargs="+", type=int, metavar="M", help=f"rows; {SIZES}, 1 to 128 in the stress run")
     add("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES), help="of gradients; all")
-    add("--instances", type=int, help=f"of each size and family, {TIMED}; of the stress run, {STRESSED}")
+    add(
+        "--instances",
+        type=int,
+        help=f"of each size and family, {TIMED}; of the stress run, {STRESSED}, or with --batch {BATCHED}",
+    )
     add("--repeats", type=int, default=7, help="samples of each instance; 7")
     add("--steps", type=int, default=STEPS, help=f"of training; {STEPS}")
     add("--seed", type=int, default=0, help="of the stress run; 0")
     add("--only", type=int, metavar="INDEX", help="one instance of the stress run, in full")
     add("--processes", type=int, default=2, help="of the stress run; 2")
-    add("--out", type=Path, help="file; benchmarks/solvers/results/timing.json or stress.json")
+    add("--out", type=Path, help="file; benchmarks/solvers/results/timing.json, stress.json or batch.json")
     return parser
 
 
@@ -96,6 +105,20 @@ def _stress(arguments: argparse.Namespace) -> None:
         print(f"violated: {violation}", file=sys.stderr)
     if found["violations"]:
         sys.exit(1)
+
+
+def _batch(arguments: argparse.Namespace) -> None:
+    """Time the batched solver, and compare its outcomes with those of the exact one."""
+    counts = {
+        "sizes": arguments.sizes or (QUICK_SIZES if arguments.quick else batch.SIZES),
+        "instances": arguments.instances or (QUICK_BATCHED if arguments.quick else BATCHED),
+        "repeats": arguments.repeats,
+        "seed": arguments.seed,
+    }
+    measured = batch.measure(**counts, least=QUICK_LEAST if arguments.quick else LEAST, device=arguments.device)
+    record = _part({**counts, "device": str(arguments.device)}, [], measured)
+    _write(arguments.out or results.DIRECTORY / "batch.json", record)
+    print(batch.text(record))
 
 
 def _part(counts: dict[str, Any], absent: list[str], measured: dict[str, Any]) -> dict[str, Any]:

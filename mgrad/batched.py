@@ -15,8 +15,8 @@ from torch.nn.functional import pad
 
 from mgrad.solvers import Domain, Status, rounding
 
-# Fixed work, for degenerate problems of m up to 64 (tests/test_batched.py). Mostly 14 steps do; where a bound of 10⁴
-# times the natural size binds, 18 leave a tenth INACCURATE, 24 a hundredth. A fourth round of exchanges mends nothing.
+# Fixed work. For the shortest vector of 64 rows of every degenerate kind 18 steps leave a tenth INACCURATE, 32 a
+# hundredth, 40 hardly fewer (`python -m benchmarks.solvers --batch`); rows that are far from dependent need 14.
 INTERIOR_STEPS = 32
 ROUNDS = 3
 _REACH = 0.995  # of the way to the border that an interior step takes
@@ -99,7 +99,7 @@ def solve_batch(
         TypeError: if an argument is no real floating-point tensor.
         ValueError: for a wrong shape, an unknown domain or a bound on the simplex.
 
-    Cost: 27 Cholesky factorisations of order m + 1 for each problem, in about 2750 operations for the whole stack,
+    Cost: 35 Cholesky factorisations of order m + 1 for each problem, in about 3450 operations for the whole stack,
         however large. On a CPU the host's solver is the faster one.
     Source: Mehrotra 1992, for the predictor and corrector; Júdice & Pires 1994, for the exchange of blocks.
 

@@ -146,16 +146,27 @@ def test_bound_makes_an_unbounded_problem_end_at_it(exponent: int) -> None:
 # ---------------------------------------------------------------- what it says of them
 
 
-@given(problems(rows=(1, 8), columns=(1, 8)), domains, st.sampled_from([None, 1e-3, 1e3]))
-def test_certificate_is_that_of_the_exact_solver(problem: Problem, domain: Any, bound: float | None) -> None:
+@given(problems(rows=(1, 8), columns=(1, 8)), domains, st.sampled_from([None, 1e-3, 1e3]), st.booleans())
+def test_certificate_is_that_of_the_exact_solver(
+    problem: Problem, domain: Any, bound: float | None, inexact: bool
+) -> None:
     G, q = problem.J @ problem.J.T, problem.J @ problem.p - np.diagonal(problem.J @ problem.J.T)
     bound = None if domain == "simplex" else bound
-    found = batched(G, q, domain=domain, bound=bound)
-    expected = certify(G, q, found.multipliers.numpy(), domain=domain, bound=bound)
+    error = 1e-3 * np.abs(q) if inexact and domain != "simplex" else None
+    known = None if error is None else torch.as_tensor(error)
+    found = batched(G, q, domain=domain, bound=bound, linear_error=known)
+    expected = certify(G, q, found.multipliers.numpy(), domain=domain, bound=bound, linear_error=error)
     figures = (found.duality_gap, found.primal_residual, found.dual_residual, found.complementarity)
     # Sums of m terms in another order: each figure is known to their rounding, relative to the sizes in it.
     for figure, value in zip(figures, expected, strict=True):
         assert float(figure) == pytest.approx(value, rel=rounding(len(q)), abs=rounding(len(q)))
+
+
+@pytest.mark.parametrize("bound", [None, 1.0])
+def test_certificate_is_that_of_the_exact_solver_where_there_is_no_scale(bound: float | None) -> None:
+    G, q = np.zeros((1, 1)), -np.ones(1)
+    found = batched(G, q, bound=bound)
+    assert [float(figure) for figure in found[2:]] == [*certify(G, q, [0.0], bound=bound)] == [1.0, 1.0, 0.0, 0.0]
 
 
 def degenerate(m: int, count: int, seed: int) -> tuple[Array, Array]:
@@ -209,6 +220,22 @@ def test_scaling_one_gradient_scales_its_multiplier_inversely(problem: Problem, 
     before = batched(J @ J.T, J @ p).multipliers.numpy()
     after = batched((J @ J.T) * np.outer(scales, scales), (J @ p) * scales).multipliers.numpy()
     np.testing.assert_array_equal(after * scales, before)
+
+
+@given(problems(rows=(1, 8), columns=(1, 8)), st.randoms(use_true_random=False), domains)
+def test_the_order_of_the_rows_does_not_matter(problem: Problem, random: Any, domain: Any) -> None:
+    J = problem.J
+    G, q = J @ J.T, J @ problem.p if domain == "nonnegative" else np.zeros(len(J))
+    order = list(range(len(J)))
+    random.shuffle(order)
+    before, after = batched(G, q, domain=domain), batched(G[np.ix_(order, order)], q[order], domain=domain)
+    assume(Status.INACCURATE not in {outcome(before), outcome(after)})
+    assert outcome(after) is outcome(before)
+    if outcome(before) is not Status.UNBOUNDED:
+        x, y, m = before.multipliers.numpy()[order], after.multipliers.numpy(), len(q)
+        sizes = np.abs(G[np.ix_(order, order)]) @ (x + y) + 2 * np.abs(q[order])
+        # As in `assert_agrees`: x itself need not be unique.
+        assert (x - y) @ G[np.ix_(order, order)] @ (x - y) <= m * rounding(m) * (x + y) @ sizes
 
 
 def stack(shape: tuple[int, ...] = (4,), m: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -126,6 +126,15 @@ def test_direction_is_combined_in_the_dtype_of_the_gradients(dtype: torch.dtype)
     assert bool(((grads[0] - grads[1]).abs() <= 3 * torch.finfo(dtype).eps * rows.abs().sum(0)).all())
 
 
+@pytest.mark.parametrize("scale", ["relative", "absolute"])
+def test_direction_of_float32_gradients_is_that_of_the_exact_solver_to_the_last_digits(scale: Any) -> None:
+    J = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    J[1:3] -= 1.5 * J[0]
+    exact, found = (constrained_direction(J, J[3:].sum(0), scale=scale, solver=s) for s in get_args(Solver))
+    assert exact.report.conflicts
+    torch.testing.assert_close(found.direction, exact.direction, rtol=0.0, atol=2.0**-23 * float(J.abs().max()))
+
+
 def test_weights_and_names_reach_the_rule() -> None:
     model, twin = new_model(), new_model()
     rule = KeepPace(weights={"de": 2.0, "en": 1.0, "fr": 3.0})

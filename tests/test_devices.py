@@ -1,12 +1,16 @@
 """One model on the host and on a GPU. Only where CUDA is: `pytest -m gpu`; integers make the sums exact on either."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
-from mgrad import LessForgetting
+from mgrad import LessForgetting, Status, solve_batch
 from mgrad.jacobian import Row, gramian
 
 pytestmark = pytest.mark.gpu
@@ -63,3 +67,51 @@ def test_a_gradient_on_the_gpu_that_is_not_finite_is_an_error() -> None:
     opt = LessForgetting(SGD(there))
     with pytest.raises(FloatingPointError, match="parameter 1 of group 0"):
         opt.backward([there[0].sum() + (there[1] - there[1].detach()).sqrt().sum().cpu()])
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Let torch raise for an operation that makes the host wait for the GPU."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+never_waits = pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+
+
+@never_waits
+def test_the_device_solver_takes_the_steps_of_the_exact_one_without_waiting() -> None:
+    here, there = Parameter(torch.tensor([1.0, 2.0])), Parameter(torch.tensor([1.0, 2.0], device=GPU))
+    opt = LessForgetting(SGD([here], lr=0.125))
+    other = LessForgetting(SGD([there], lr=0.125), solver="device")
+
+    def step(opt: LessForgetting, w: Parameter) -> None:
+        opt.zero_grad()
+        opt.backward([w.square().sum(), (w - 3).square().sum()])
+        opt.step()
+
+    step(opt, here)
+    step(other, there)  # the first use of a library may wait
+    step(opt, here)
+    with no_waiting():
+        step(other, there)
+    assert other.report is not None
+    assert other.report.status is Status.OPTIMAL
+    torch.testing.assert_close(there.detach().cpu(), here.detach())
+
+
+@never_waits
+@pytest.mark.parametrize("domain", ["nonnegative", "simplex"])
+def test_a_stack_is_solved_on_the_gpu_as_on_the_host_without_waiting(domain: Any) -> None:
+    J = torch.randn(64, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    G, q = J @ J.mT, J.sum(-1)
+    there = G.to(GPU), q.to(GPU)
+    solve_batch(*there, domain=domain)  # the first use of a library may wait
+    with no_waiting():
+        found = solve_batch(*there, domain=domain)
+    expected = solve_batch(G, q, domain=domain)
+    assert found.status.tolist() == expected.status.tolist()
+    torch.testing.assert_close(found.multipliers.cpu(), expected.multipliers, rtol=1e-9, atol=1e-9)

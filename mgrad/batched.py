@@ -114,7 +114,7 @@ def solve_batch(
     simplex, m = domain == "simplex", q.shape[-1]
     norms = G.diagonal(dim1=-2, dim2=-1).sqrt()
     problem = _on_simplex(G, q, error, norms) if simplex else _with_slack(G, q, error, norms, limit)
-    y, z = _interior(problem)
+    y, z, path = _interior(problem)
     x = _candidates(problem, y, z)[..., :m] * problem.unit
     if simplex:
         x = x / x.sum(-1, keepdim=True)
@@ -131,7 +131,7 @@ def solve_batch(
         slack, size = _slack(G, q, x)
         short = ((slack < -rounding(m) * size - error) & (norms > 0)).any(-1)
         binding = _binds(x, norms, limit)[..., 0] & short & accurate
-        endless = limit.isinf()[..., 0] & _falls_for_ever(problem, y)
+        endless = limit.isinf()[..., 0] & _falls_for_ever(problem, path)
         impossible = ((norms == 0) & (q < -error)).any(-1)
         status.masked_fill_(binding, _CODES[Status.BOUND_ACTIVE])
         status.masked_fill_(endless | impossible, _CODES[Status.UNBOUNDED])
@@ -219,8 +219,8 @@ def _with_slack(G: Tensor, q: Tensor, error: Tensor, norms: Tensor, limit: Tenso
     )
 
 
-def _interior(problem: _Scaled) -> tuple[Tensor, Tensor]:
-    """Take the interior steps (math.md, 31-32); return y and its slacks z [..., k], all > 0."""
+def _interior(problem: _Scaled) -> tuple[Tensor, Tensor, Tensor]:
+    """Take the interior steps (math.md, 31-32); return y, its slacks z [..., k] > 0, and y at every step [..., k, s]."""
     # q as flat as its error allows: what falls within that error alone is to stay at 0.
     C, q, v = problem.quadratic, problem.linear + problem.error, problem.normal
     k = q.shape[-1]
@@ -230,6 +230,7 @@ def _interior(problem: _Scaled) -> tuple[Tensor, Tensor]:
     size = (y * slack.abs()).mean(-1, keepdim=True).clamp(min=1e-3)  # of the products yᵢzᵢ at the start
     z = torch.maximum(slack - kappa * v, size / y)
     system = C + _outer(v)
+    path = []
 
     for _ in range(INTERIOR_STEPS):
         ratio = z / y
@@ -254,7 +255,8 @@ def _interior(problem: _Scaled) -> tuple[Tensor, Tensor]:
         dz = centre - z - ratio * dy
         share = _share(y, z, dy, dz, _REACH)
         y, z, kappa = y + share * dy, z + share * dz, kappa + share * (shift - missing)
-    return y, z
+        path.append(y)
+    return y, z, torch.stack(path, -1)
 
 
 def _on_level(problem: _Scaled, y: Tensor) -> Tensor:
@@ -358,16 +360,17 @@ def _binds(x: Tensor, norms: Tensor, limit: Tensor) -> Tensor:
     return _dot(x, norms) >= limit * (1 - rounding(x.shape[-1]))
 
 
-def _falls_for_ever(problem: _Scaled, y: Tensor) -> Tensor:
-    """Tell [...] whether y points along a ray that falls for ever, as in the active-set method (math.md, 21)."""
-    # Without a bound the interior steps go there by many orders of magnitude. What is certain to be gained, slope²/2γ
-    # with γ the error of the curvature, counts if it is more than rounding of the objective, here of the size of 1.
+def _falls_for_ever(problem: _Scaled, path: Tensor) -> Tensor:
+    """Tell [...] whether the path [..., k, s] has gone along a ray that falls for ever (math.md, 21)."""
+    # Without a bound the interior steps go there by many orders of magnitude, until rounding leads them elsewhere. What
+    # is certain to be gained, slope²/2γ with γ the error of the curvature, counts if it is more than rounding of the
+    # objective, here of the size of 1.
     C, q = problem.quadratic, problem.linear
     precision = rounding(q.shape[-1])
-    ray = y / y.sum(-1, keepdim=True)
-    curvature, error = _dot(ray, _times(C, ray)), precision * _dot(ray, _times(C.abs(), ray))
-    slope = _dot(ray, q + precision * q.abs() + problem.error)  # as flat as its errors allow
-    return ((curvature <= error) & (slope < 0) & (slope.square() > 2 * error * precision))[..., 0]
+    rays = path / path.sum(-2, keepdim=True)
+    curvature, error = (rays * (C @ rays)).sum(-2), precision * (rays * (C.abs() @ rays)).sum(-2)
+    slope = (rays * (q + precision * q.abs() + problem.error)[..., None]).sum(-2)  # as flat as its errors allow
+    return ((curvature <= error) & (slope < 0) & (slope.square() > 2 * error * precision)).any(-1)
 
 
 def _slack(A: Tensor, q: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

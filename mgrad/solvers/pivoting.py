@@ -140,6 +140,6 @@ def _without_negative(free: Free, point: Array, factor: Array, region: Region) -
         negative[:] = False
         negative[leaving] = True
     left = (~negative).nonzero()[0]
-    if free is None:
-        return left
-    return _first_guess(region) if crowded and (len(free) == size - 1 or not len(left)) else free[left]
+    if not len(left) or (crowded and free is not None and len(free) == size - 1):
+        return _first_guess(region)
+    return left if free is None else free[left]

@@ -40,9 +40,11 @@ def solve_pivoting(region: Region, max_iterations: int) -> Outcome:
     if not simplex and least(linear) >= 0:
         x = np.zeros(size)
         return Outcome(x, Status.OPTIMAL, 0, slacks(gramian, linear, x, x))
-    guess = _first_guess(region)
-    free: Free = guess if start is None or not dasum(start) else start.nonzero()[0]
-    whole = free is not guess  # whether all have been free together; a start is trusted more
+    free: Free
+    if start is None or not dasum(start):
+        free, whole = _first_guess(region), False  # whole: whether all have been free together
+    else:
+        free, whole = start.nonzero()[0], True  # a start is trusted more
     iterations = 0
     while True:
         if not whole and free is not None and 2 * len(free) + (not simplex) > size:
@@ -55,9 +57,7 @@ def solve_pivoting(region: Region, max_iterations: int) -> Outcome:
         if factor is None:
             return Outcome(np.zeros(size), Status.INACCURATE, iterations)
         if least(point) < 0:
-            free = _without_negative(free, point, factor, simplex, size)
-            if not len(free):
-                free = guess
+            free = _without_negative(free, point, factor, region)
             continue
         if free is None:
             x = point
@@ -84,19 +84,20 @@ def solve_pivoting(region: Region, max_iterations: int) -> Outcome:
 
 def _first_guess(region: Region) -> NDArray[np.intp]:
     """Return the variable that is best alone, and those that would lower the objective beside it."""
-    gramian, linear, _, simplex, *_ = region
-    diagonal = gramian.diagonal()
+    gramian, linear, lengths, simplex, *_ = region
+    size = len(linear)
     if simplex:
-        best = int(daxpy(linear, diagonal.copy(), len(linear), 2.0).argmin())
+        best = int(daxpy(linear, gramian.diagonal().copy(), size, 2.0).argmin())
         slope = gramian[best] + linear
-        return np.flatnonzero(slope <= slope.item(best))
-    falling = np.signbit(linear)
-    if 2 * np.count_nonzero(falling) >= len(linear):
+        falling: NDArray[np.bool_] = slope <= slope.item(best)
         return falling.nonzero()[0]
-    best = int((np.minimum(linear, 0.0) ** 2 / diagonal).argmax())
-    slope = linear - gramian[best] * (linear[best] / diagonal[best])
-    slope[best] = -1.0
-    return np.flatnonzero(np.signbit(slope))
+    falling = np.signbit(linear)
+    if 2 * np.count_nonzero(falling) < size:
+        best = int((linear / lengths).argmin())
+        alone = -linear.item(best) / gramian.item(best, best)
+        falling = np.signbit(daxpy(gramian[best], linear.copy(), size, alone))
+        falling[best] = True
+    return falling.nonzero()[0]
 
 
 def _minimiser(gramian: Array, linear: Array, simplex: bool, free: Free) -> tuple[Array | None, Array, float]:
@@ -128,16 +129,17 @@ def _ones(size: int) -> Array:
     return np.ones(size)
 
 
-def _without_negative(free: Free, point: Array, factor: Array, simplex: bool, whole: int) -> NDArray[np.intp]:
-    """Return the free variables without the negative ones; none of them if that would be as good as a new start."""
+def _without_negative(free: Free, point: Array, factor: Array, region: Region) -> NDArray[np.intp]:
+    """Return the free variables without the negative ones; or, where most are negative on the orthant, a better set."""
     negative = np.signbit(point)
-    if free is None:
-        if simplex or 2 * np.count_nonzero(negative) <= len(point):
-            return np.flatnonzero(~negative)
+    size = len(region.linear)
+    crowded = not region.simplex and 2 * np.count_nonzero(negative) > len(point)
+    if crowded and free is None:
         # Only the one whose bound is furthest broken, in the metric of G: without it the others may well be right.
-        inverse = dpotri(factor)[0].diagonal()
-        leaving = (np.where(negative, point, 0.0) ** 2 / inverse).argmax()
-        return np.delete(np.arange(len(point)), leaving)
-    left = free[~negative]
-    # If most of what was all but one would have to leave, the first guess was the better one.
-    return free[:0] if not simplex and len(free) == whole - 1 and 2 * len(left) < len(free) else left
+        leaving = (point / np.sqrt(dpotri(factor)[0].diagonal())).argmin()
+        negative[:] = False
+        negative[leaving] = True
+    left = (~negative).nonzero()[0]
+    if not len(left) or (crowded and free is not None and len(free) == size - 1):
+        return _first_guess(region)
+    return left if free is None else free[left]

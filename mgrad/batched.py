@@ -220,7 +220,7 @@ def _with_slack(G: Tensor, q: Tensor, error: Tensor, norms: Tensor, limit: Tenso
 
 
 def _interior(problem: _Scaled) -> tuple[Tensor, Tensor, Tensor]:
-    """Take the interior steps (math.md, 31-32); return y, its slacks z [..., k] > 0, and y at every step [..., k, s]."""
+    """Take the interior steps (math.md, 31-32); return y and slacks z [..., k], > 0, and every y [..., k, s]."""
     # q as flat as its error allows: what falls within that error alone is to stay at 0.
     C, q, v = problem.quadratic, problem.linear + problem.error, problem.normal
     k = q.shape[-1]

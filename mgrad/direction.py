@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mgrad.decrease import DecreaseRule, KeepPace, Requirement
-from mgrad.report import PendingReport, Report, report_of
+from mgrad.report import PendingReport, Report
 from mgrad.solvers import rounding
 from mgrad.stationarity import shortest_vector
 from mgrad.values import Scalar, Values, cleared, minimise, norms, quotient, root, worst
@@ -172,8 +172,7 @@ def solve_direction(
     solution = minimise(gramian, linear, bound=bound, linear_error=requirement.error)
     multipliers = solution.multipliers
     squared_norm = (pull * objective_norm) ** 2 + 2 * (c @ multipliers) + multipliers @ gramian @ multipliers
-    report = report_of(
-        names,
+    figures: dict[str, Any] = dict(
         multipliers=multipliers,
         gramian=gramian,
         correlation=c,
@@ -191,7 +190,10 @@ def solve_direction(
         dual_residual=solution.dual_residual,
         complementarity=solution.complementarity,
     )
-    return Solved(report, multipliers, pull, report.void if isinstance(report, PendingReport) else None)
+    if isinstance(gramian, Tensor):
+        report = PendingReport(names, figures)
+        return Solved(report, multipliers, pull, report.void)
+    return Solved(Report(names=tuple(names), **figures), multipliers, pull, None)
 
 
 def check_options(call: str, strength: float, scale: str, limit: float, solver: str, decrease: DecreaseRule) -> None:

@@ -210,20 +210,3 @@ class PendingReport(Report):
             f"the gradient of {found} must be finite, and its squared norm too, in float64. Found NaN, infinity or an "
             "overflow. The direction of that step was 0: skip such batches, lower the rate, or scale the losses down."
         )
-
-
-def report_of(names: Sequence[str], **figures: Any) -> Report:
-    """Build a report from its figures as they came, from the host or from a device.
-
-    Args:
-        names: of the constraints.
-        figures: every other attribute of `Report`: arrays, numbers and a status, or tensors of them, the status by its
-            place in `tuple(Status)`.
-
-    Returns:
-        The report; nothing has been fetched from a device for it.
-    """
-    if isinstance(figures["gramian"], Tensor):
-        return PendingReport(names, figures)
-    plain = {label: value.item() if isinstance(value, np.generic) else value for label, value in figures.items()}
-    return Report(names=tuple(names), **plain)

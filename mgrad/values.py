@@ -116,10 +116,9 @@ def root(square: Scalar) -> Scalar:
 
 def quadratic_form(gramian: Values, coefficients: Values) -> Scalar:
     """Return aᵀGa = ‖Jᵀa‖², 0 where it is not above its own rounding error."""
-    return cleared(
-        coefficients @ gramian @ coefficients,
-        rounding(len(coefficients)) * (coefficients @ abs(gramian) @ coefficients),
-    )
+    square = coefficients @ gramian @ coefficients
+    error = rounding(len(coefficients)) * (coefficients @ abs(gramian) @ coefficients)
+    return square * (square > error) if isinstance(square, Tensor) else float(square if square > error else 0.0)
 
 
 def worst(*statuses: Status | Tensor) -> Status | Tensor:

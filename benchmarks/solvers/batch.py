@@ -60,14 +60,25 @@ def measure(
 
 def text(measured: dict[str, Any]) -> str:
     """Return what was measured as lines for people."""
-    lines = ["   m      B  batched µs/problem  loop µs/problem"]
-    lines += [f"{r['size']:>4} {r['stack']:>6} {r['batched']:>19.1f} {r['loop']:>16.1f}" for r in measured["time"]]
-    lines += ["", "exact → batched"]
+    lines = [table(measured), "", "exact → batched"]
     lines += [f"{count:>6}  {pair}" for pair, count in measured["outcomes"]["pairs"].items()]
     lines += [f"{count:>6}  INACCURATE on {domain}" for domain, count in measured["outcomes"]["inaccurate"].items()]
     lines += ["", "INACCURATE after interior steps"]
     lines += [f"m = {r['size']}, {r['problem']}: {r['inaccurate']} of {r['instances']}" for r in measured["steps"]]
     return "\n".join(lines)
+
+
+def table(measured: dict[str, Any]) -> str:
+    """Return the times for one problem as a Markdown table: stacks of B against a loop of the exact solver."""
+    cells = {(r["size"], r["stack"]): r for r in measured["time"]}
+    sizes, stacks = (list(dict.fromkeys(place)) for place in zip(*cells, strict=True))
+    rows = {
+        f"`solve_batch`, B = {B}": [cells[m, B]["batched"] if (m, B) in cells else None for m in sizes] for B in stacks
+    }
+    rows["`solve`"] = [median(cells[m, B]["loop"] for B in stacks if (m, B) in cells) for m in sizes]
+    lines = [["µs for one problem", *(f"m = {m}" for m in sizes)], ["---"] * (len(sizes) + 1)]
+    lines += [[label, *(f"{float(f'{v:.2g}'):.0f}" if v else "–" for v in values)] for label, values in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _time(m: int, count: int, repeats: int, least: float, device: torch.device) -> dict[str, Any]:

@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 
-from benchmarks.solvers import report, results, stress, timing, trajectory
+from benchmarks.solvers import batch, report, results, stress, timing, trajectory
 from benchmarks.solvers.families import FAMILIES
 from benchmarks.solvers.instances import draw
 
 SIZES = [2, 3, 5, 8, 16, 32, 64, 128]
-TIMED, STRESSED = 8, 100_000  # instances
+TIMED, STRESSED, BATCHED = 8, 100_000, 4000  # instances
 LEAST = 1e-3  # seconds in a sample
 STEPS = 200  # of training
 # What --quick sets: seconds, for tests.
 QUICK = {"repeats": 1, "steps": 12}
 QUICK_SIZES, QUICK_TIMED, QUICK_STRESSED, QUICK_LEAST = [2, 5, 16], 2, 300, 0.0
+QUICK_BATCHED = 30
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     if arguments.stress:
         _stress(arguments)
+    elif arguments.batch:
+        _batch(arguments)
     else:
         _time(arguments)
 
@@ -44,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--stress", action="store_true", help="the stress run; ends with exit status 1 if a promise is broken")
+    add("--batch", action="store_true", help="the batched solver beside the exact one: outcomes, and time")
+    add("--device", default="cpu", help="of the batched solver; cpu")
     add("--trajectory", action="store_true", help="time the training run alone, and replace that part of the file")
     add("--quick", action="store_true", help="seconds instead of minutes: too few samples to quote")
     add("--sizes", nargs="+", type=int, metavar="M", help=f"rows; {SIZES}, or 1 to 128 in the stress run")
@@ -96,6 +101,15 @@ def _stress(arguments: argparse.Namespace) -> None:
         print(f"violated: {violation}", file=sys.stderr)
     if found["violations"]:
         sys.exit(1)
+
+
+def _batch(arguments: argparse.Namespace) -> None:
+    """Compare the batched solver with the exact one."""
+    instances = arguments.instances or (QUICK_BATCHED if arguments.quick else BATCHED)
+    counts = {"seed": arguments.seed, "instances": instances, "repeats": arguments.repeats, "device": arguments.device}
+    record = _part(counts, [], batch.measure(**counts))
+    _write(arguments.out or results.DIRECTORY / "batch.json", record)
+    print(report.batch_page(record))
 
 
 def _part(counts: dict[str, Any], absent: list[str], measured: dict[str, Any]) -> dict[str, Any]:

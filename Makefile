@@ -23,6 +23,7 @@ demo: .venv/.examples   ## the multilingual example, in small
 bench: .venv/.bench   ## time the solvers beside others, and the stress run
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.solvers --stress
+	$(BIN)/python -m benchmarks.solvers --batch
 
 clean:   ## remove the environment and every cache
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

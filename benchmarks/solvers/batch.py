@@ -1,156 +1,97 @@
-"""The batched solver beside a loop of the exact one: time for a problem, outcomes on the corners of the stress run.
+"""The batched solver: how often it agrees with the exact one on the instances of the stress run, its time, its steps.
 
-In: sizes, counts, a device. Out: a record for JSON, and its text. May import: families, problems, instances, timing,
-mgrad.
+In: a number of instances, a device. Out: a record for JSON. May import: instances, timing, torch, mgrad.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import cycle, islice
-from statistics import median
+from time import perf_counter
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.solvers.families import FAMILIES, rows
 from benchmarks.solvers.instances import Instance, draw
-from benchmarks.solvers.problems import Problem, direction
-from benchmarks.solvers.timing import loops_for, sample, undisturbed
-from mgrad import BatchSolution, Status, batched, solve_batch
-from mgrad.solvers import Array, solve
+from benchmarks.solvers.timing import undisturbed
+from mgrad import Status, batched, solve_batch
+from mgrad.solvers import solve
 
-SIZES = [2, 5, 16, 64]
-STACKS = [1, 16, 256, 4096]
-ENTRIES = 2**20  # of a stack of Gramians; larger stacks are left out
-DISTINCT = 24  # problems, which a stack repeats
+LARGEST = 64  # m, for which the fixed work is meant
+SHAPES = [(m, count) for m in (2, 5, 16, 64) for count in (1, 32, 1024) if m * m * count < 2_000_000]
 STEPS = [14, 18, 24, 32, 40]
+_STATUSES = list(Status)
 
-_STATUSES = tuple(Status)
 
-
-def measure(
-    sizes: Sequence[int], instances: int, repeats: int, least: float, seed: int, device: torch.device
-) -> dict[str, Any]:
-    """Time stacks of problems and look at the outcomes of single ones.
+def measure(seed: int, instances: int, repeats: int, device: str) -> dict[str, Any]:
+    """Compare the batched solver with the exact one, and time both.
 
     Args:
-        sizes: m.
-        instances: of the stress run that are looked at, as far as m is within the sizes; and, of each size, of those
-            for which the interior steps are counted.
-        repeats: samples of each stack.
-        least: seconds of work in a sample.
-        seed: of the stress run.
-        device: where the stacks are.
+        seed: of the instances.
+        instances: of the stress run, of which those of m ≤ 64 are solved.
+        repeats: of each time, of which the median is taken.
+        device: of the tensors.
 
     Returns:
-        "time": one record for each m and B; "outcomes": how often the exact and the batched solver end how; "steps":
-        how many answers are INACCURATE after how many interior steps.
+        How often each pair of outcomes was seen; one record of times for each shape; and for each m, how many answers
+        are INACCURATE after how many interior steps, of a quarter as many instances.
     """
-    stacks = [(m, count) for m in sizes for count in STACKS if count * m * m <= ENTRIES]
-    return {
-        "time": [_time(m, count, repeats, least, device) for m, count in tqdm(stacks, unit="stack")],
-        "outcomes": _outcomes(seed, instances, max(sizes), device),
-        "steps": [_steps(seed, instances // 4, m, device) for m in tqdm(sizes, unit="size")],
-    }
+    drawn = (draw(seed, index) for index in tqdm(range(instances), unit="instance"))
+    outcomes = Counter(_outcomes(instance, device) for instance in drawn if instance.size <= LARGEST)
+    pairs = [{"batched": one, "exact": other, "count": count} for (one, other), count in outcomes.most_common()]
+    times = [_times(m, count, repeats, device) for m, count in tqdm(SHAPES, unit="shape")]
+    steps = [_steps(m, seed, instances // 4, device) for m in tqdm(dict(SHAPES), unit="size")]
+    return {"outcomes": pairs, "times": times, "steps": steps}
 
 
-def text(measured: dict[str, Any]) -> str:
-    """Return what was measured as lines for people."""
-    lines = [table(measured), "", "exact → batched"]
-    lines += [f"{count:>6}  {pair}" for pair, count in measured["outcomes"]["pairs"].items()]
-    lines += [f"{count:>6}  INACCURATE on {domain}" for domain, count in measured["outcomes"]["inaccurate"].items()]
-    lines += ["", "INACCURATE after interior steps"]
-    lines += [f"m = {r['size']}, {r['problem']}: {r['inaccurate']} of {r['instances']}" for r in measured["steps"]]
-    return "\n".join(lines)
+def _outcomes(instance: Instance, device: str) -> tuple[str, str]:
+    """Return the names of both outcomes of an instance."""
+    stated = {"domain": instance.domain, "bound": instance.bound}
+    G, q, error = (
+        None if values is None else torch.tensor(values, device=device)
+        for values in (instance.gramian, instance.linear, instance.linear_error)
+    )
+    assert G is not None
+    found = solve_batch(G, q, linear_error=error, **stated)  # type: ignore[arg-type] # as one dictionary
+    exact = solve(instance.gramian, instance.linear, linear_error=instance.linear_error, **stated)  # type: ignore[arg-type]
+    return _STATUSES[int(found.status)].name, exact.status.name
 
 
-def table(measured: dict[str, Any]) -> str:
-    """Return the times for one problem as a Markdown table: stacks of B against a loop of the exact solver."""
-    cells = {(r["size"], r["stack"]): r for r in measured["time"]}
-    sizes, stacks = (list(dict.fromkeys(place)) for place in zip(*cells, strict=True))
-    rows = {
-        f"`solve_batch`, B = {B}": [cells[m, B]["batched"] if (m, B) in cells else None for m in sizes] for B in stacks
-    }
-    rows["`solve`"] = [median(cells[m, B]["loop"] for B in stacks if (m, B) in cells) for m in sizes]
-    lines = [["µs for one problem", *(f"m = {m}" for m in sizes)], ["---"] * (len(sizes) + 1)]
-    lines += [[label, *(f"{float(f'{v:.2g}'):.0f}" if v else "–" for v in values)] for label, values in rows.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _time(m: int, count: int, repeats: int, least: float, device: torch.device) -> dict[str, Any]:
-    """Time a stack of directions, from its Gramians to multipliers on the host, and the same problems in a loop."""
-    problems = [direction(rows(family, m, i)[0]) for i in range(DISTINCT // len(FAMILIES)) for family in FAMILIES]
-    stacked = list(islice(cycle(problems), count))
-    G, q, bound = _stack([p.gramian for p in stacked], [p.linear for p in stacked], [p.bound for p in stacked], device)
-    calls: dict[str, tuple[Callable[[], object], int]] = {
-        "batched": (lambda: solve_batch(G, q, bound=bound).multipliers.cpu(), count),
-        "loop": (lambda: [_exact(problem) for problem in problems], len(problems)),
-    }
+def _times(m: int, count: int, repeats: int, device: str) -> dict[str, Any]:
+    """Return the µs for each problem of a stack, and for each in a loop of the exact solver."""
+    generator = torch.Generator().manual_seed(0)
+    J = torch.randn(count, m, 4 * m + 16, dtype=torch.float64, generator=generator)
+    G, q = (J @ J.mT).to(device), torch.randn(count, m, dtype=torch.float64, generator=generator).to(device)
+    samples: dict[str, list[float]] = {"batched": [], "loop": []}
     with undisturbed():
-        loops = {name: loops_for(call, least) for name, (call, _) in calls.items()}
-        samples = {name: list[float]() for name in calls}
-        for _ in range(repeats):
-            for name, (call, solved) in calls.items():
-                samples[name].append(1e6 * sample(call, loops[name]) / solved)
-    return {"size": m, "stack": count, **{name: float(f"{median(values):.4g}") for name, values in samples.items()}}
+        for _ in range(repeats + 1):
+            samples["batched"].append(_seconds(lambda: solve_batch(G, q).status.cpu()))
+            samples["loop"].append(_seconds(lambda: _loop(G, q)))
+    # The first of each is for warming up.
+    medians = {way: sorted(values[1:])[repeats // 2] * 1e6 / count for way, values in samples.items()}
+    return {"size": m, "problems": count, **{way: float(f"{value:.3g}") for way, value in medians.items()}}
 
 
-def _exact(problem: Problem) -> object:
-    """Solve one problem on the host."""
-    return solve(problem.gramian, problem.linear, bound=problem.bound)
-
-
-def _outcomes(seed: int, instances: int, largest: int, device: torch.device) -> dict[str, Any]:
-    """Count the pairs of outcomes on the instances of the stress run, and where the batched solver is INACCURATE."""
-    pairs, inaccurate = Counter[str](), Counter[str]()
-    drawn = [instance for i in range(instances) if (instance := draw(seed, i)).size <= largest]
-    for instance in tqdm(drawn, unit="instance"):
-        exact = solve(**instance.problem, linear_error=instance.linear_error).status
-        found = _STATUSES[int(_batched(instance, device).status)]
-        pairs[f"{exact.name} → {found.name}"] += 1
-        if found is Status.INACCURATE:
-            inaccurate[instance.corners["domain"]] += 1
-    return {"instances": len(drawn), "pairs": dict(pairs.most_common()), "inaccurate": dict(inaccurate.most_common())}
-
-
-def _batched(instance: Instance, device: torch.device) -> BatchSolution:
-    """Solve an instance of the stress run as a stack of one."""
-    error = None if instance.linear_error is None else torch.as_tensor(instance.linear_error, device=device)
-    G, q, _ = _stack([instance.gramian], [instance.linear], [None], device)
-    return solve_batch(G[0], q[0], domain=instance.domain, bound=instance.bound, linear_error=error)
-
-
-def _steps(seed: int, instances: int, m: int, device: torch.device) -> dict[str, Any]:
-    """Count the INACCURATE shortest vectors of all kinds of rows, by the number of interior steps."""
-    grams = [draw(seed, i, [m]).gramian for i in range(instances)]
-    G = torch.as_tensor(np.stack(grams), device=device)
-    counts = {}
+def _steps(m: int, seed: int, instances: int, device: str) -> dict[str, Any]:
+    """Count the shortest vectors, of rows of every kind of the stress run, that so many interior steps do not find."""
+    G = torch.as_tensor(np.stack([draw(seed, index, [m]).gramian for index in range(instances)]), device=device)
+    inaccurate = {}
     for steps in STEPS:
-        with _interior_steps(steps):
+        with patch.object(batched, "INTERIOR_STEPS", steps):
             status = solve_batch(G, domain="simplex").status
-        counts[str(steps)] = int((status == _STATUSES.index(Status.INACCURATE)).sum())
-    return {"size": m, "problem": "min-norm", "instances": len(grams), "inaccurate": counts}
+        inaccurate[str(steps)] = int((status == _STATUSES.index(Status.INACCURATE)).sum())
+    return {"size": m, "instances": instances, "inaccurate": inaccurate}
 
 
-@contextmanager
-def _interior_steps(steps: int) -> Iterator[None]:
-    """Let the batched solver take so many interior steps."""
-    usual = batched.INTERIOR_STEPS
-    batched.INTERIOR_STEPS = steps
-    try:
-        yield
-    finally:
-        batched.INTERIOR_STEPS = usual
+def _loop(gramian: Tensor, linear: Tensor) -> None:
+    """Fetch a stack and solve its problems one by one."""
+    for G, q in zip(gramian.cpu().numpy(), linear.cpu().numpy(), strict=True):
+        solve(G, q)
 
 
-def _stack(
-    grams: Sequence[Array], linear: Sequence[Array], bounds: Sequence[float | None], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return problems as tensors; no bound is one of infinity."""
-    limits = [float("inf") if bound is None else bound for bound in bounds]
-    G, q = (torch.as_tensor(np.stack(values), device=device) for values in (grams, linear))
-    return G, q, torch.tensor(limits, dtype=torch.float64, device=device)
+def _seconds(call: Any) -> float:
+    """Return how long a call takes."""
+    start = perf_counter()
+    call()
+    return perf_counter() - start

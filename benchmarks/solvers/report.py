@@ -183,10 +183,34 @@ def stress_page(record: Record) -> str:
     return "\n\n".join([*parts, "Allowed, and counted, with the first few instances:", remarks(record)])
 
 
+def batch_page(record: Record) -> str:
+    """Return what batch.json says, as Markdown."""
+    of = record["arguments"]
+    how = (
+        f"`python -m benchmarks.solvers --batch --device {of['device']}`: outcomes of `solve_batch` and `active_set` "
+        f"on the instances of m ≤ 64 among the first {of['instances']} of the stress run, on {_machine(record)}."
+    )
+    outcomes = [[pair["batched"], pair["exact"], str(pair["count"])] for pair in record["outcomes"]]
+    times = [
+        [str(one["size"]), str(one["problems"]), _microseconds(one["batched"]), _microseconds(one["loop"])]
+        for one in record["times"]
+    ]
+    parts = ["### Batched", how, _table(["solve_batch", "active_set", "instances"], outcomes)]
+    parts += ["Median µs for each problem of a stack, and for each in a loop over `solve`:"]
+    parts += [_table(["m", "problems", "solve_batch, µs", "loop, µs"], times)]
+    counts = [[str(one["size"]), *map(str, one["inaccurate"].values())] for one in record["steps"]]
+    tried = record["steps"][0]
+    parts += [
+        f"Shortest vectors of the stress run's rows that are INACCURATE after so many steps, of {tried['instances']}:"
+    ]
+    return "\n\n".join([*parts, _table(["m", *(f"{steps} steps" for steps in tried["inaccurate"])], counts)])
+
+
 def page(directory: Path) -> str:
     """Return what the results in a directory say, as Markdown."""
-    timed, stressed = (results.read(directory / name) for name in ("timing.json", "stress.json"))
-    return "\n\n".join([*([timing_page(timed)] if timed else []), *([stress_page(stressed)] if stressed else [])])
+    pages = {"timing.json": timing_page, "stress.json": stress_page, "batch.json": batch_page}
+    records = {name: results.read(directory / name) for name in pages}
+    return "\n\n".join(show(records[name]) for name, show in pages.items() if records[name])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

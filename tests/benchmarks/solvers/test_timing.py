@@ -141,3 +141,14 @@ def test_command_writes_what_was_measured_and_on_what(tmp_path: Path, capsys: py
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record["timing"] == before
     assert [run["steps"] for run in record["trajectory"]["runs"]] == [3, 3, 3, 3]
+
+
+def test_batched_solver_is_set_beside_the_exact_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "batch.json"
+    cli.main(["--batch", "--quick", "--out", str(path)])
+    record = json.loads(path.read_text(encoding="utf-8"))
+    agreed = sum(pair["count"] for pair in record["outcomes"] if pair["batched"] == pair["exact"])
+    assert agreed >= 0.9 * sum(pair["count"] for pair in record["outcomes"]) > 0
+    assert all(one["batched"] > 0 and one["loop"] > 0 for one in record["times"])
+    assert [list(one["inaccurate"]) for one in record["steps"]] == [["14", "18", "24", "32", "40"]] * 4
+    assert "### Batched" in capsys.readouterr().out

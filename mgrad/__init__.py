@@ -30,6 +30,7 @@ from mgrad.direction import Direction, constrained_direction
 from mgrad.distillation import Distillation
 from mgrad.fisher import FisherAnchor, estimate_fisher
 from mgrad.less_forgetting import LessForgetting
+from mgrad.noise import HalfBatches, SmoothGramian, SmoothRows
 from mgrad.replay import Replay, mask_tokens
 from mgrad.report import Report
 from mgrad.solvers import Status
@@ -43,6 +44,7 @@ __all__ = [
     "Direction",
     "Distillation",
     "FisherAnchor",
+    "HalfBatches",
     "KeepPace",
     "LessForgetting",
     "MinNorm",
@@ -54,6 +56,8 @@ __all__ = [
     "Report",
     "Requirement",
     "Situation",
+    "SmoothGramian",
+    "SmoothRows",
     "Status",
     "StepReport",
     "Target",

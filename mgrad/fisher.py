@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mgrad.anchor import Anchor
 
@@ -142,7 +143,9 @@ def estimate_fisher(
             with torch.no_grad():
                 drawn = _labels(kind, partial(read, model, inputs), labels, generator)
             for chosen, share in drawn:
-                for name, gradient in gradients(parameters, inputs, chosen).items():
+                with sdpa_kernel(SDPBackend.MATH):  # the one kernel of attention that vmap knows
+                    found = gradients(parameters, inputs, chosen)
+                for name, gradient in found.items():
                     weight = share.reshape(-1, *(1 for _ in gradient.shape[1:]))
                     squares[name] += (gradient.square() * weight).sum(0)
     finally:

@@ -194,7 +194,7 @@ def combine(
         keep: whether the rows are needed afterwards: the block is then a new tensor.
 
     Returns:
-        The block with the dtype of the first row's, or None where no row has one. Below float32 the sum is taken in
+        The block with the dtype of the parameter, or None where no row has one. Below float32 the sum is taken in
         float32.
 
     Cost: one pass over each row; a number that is 0 saves it.
@@ -203,16 +203,13 @@ def combine(
     if not present:
         return None
     first, scale = present[0]
-    if keep:
-        first = first.clone()
-    low = first.dtype in (torch.float16, torch.bfloat16)
-    total = first.float().mul_(scale) if low else first.mul_(scale)
+    total = first.to(torch.promote_types(first.dtype, torch.float32), copy=keep).mul_(scale)
     for block, coefficient in present[1:]:
         if isinstance(coefficient, Tensor):
             total.addcmul_(block, coefficient)  # as `alpha` it would be asked for its value
         elif coefficient:
             total.add_(block, alpha=coefficient)
-    return first.copy_(total) if low else total
+    return total.to(parameter.dtype)
 
 
 def shared_graphs(losses: Sequence[Tensor]) -> list[bool]:

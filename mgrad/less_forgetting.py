@@ -1,7 +1,7 @@
 """`LessForgetting`: an optimizer around an optimizer, which hands it the constrained less-forgetting direction.
 
 In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, direction, anchor,
-decrease, report, values. The only file that knows `torch.optim`, parameter groups and state dicts.
+decrease, noise, report, values. The only file that knows `torch.optim`, parameter groups and state dicts.
 """
 
 import math
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -21,9 +20,10 @@ from mgrad.anchor import Anchor, pull_back
 from mgrad.decrease import DecreaseRule, KeepPace
 from mgrad.direction import Normalise, Scale, Solver, check_options, solve_direction
 from mgrad.enforcement import Promise
-from mgrad.jacobian import Row, capture, check_dense, combine, gramian, shared_graphs
-from mgrad.losses import check_loss, check_names, loss_call, loss_values, named_losses
+from mgrad.jacobian import Row, along, capture, check_dense, combine, gramian, shared_graphs
+from mgrad.losses import Loss, check_loss, check_names, loss_call, loss_values, named_losses
 from mgrad.metric import preconditioner
+from mgrad.noise import GramianAverage, HalfBatches, Noise, RowAverage, SmoothRows
 from mgrad.report import Report
 from mgrad.step_report import StepReport
 from mgrad.values import root
@@ -58,6 +58,8 @@ class LessForgetting(Optimizer):
         normalise: "gradient" poses (1) for gᵢ/‖gᵢ‖, in the `metric`; "loss" for gᵢ/fᵢ = ∇log fᵢ, fᵢ > 0: the direction
             then does not depend on the units of any loss, and has none of its own, so that the learning rate must be
             chosen anew (math.md, 70-71). None for gᵢ.
+        noise: None takes the gradients as they come; `SmoothRows()`, `SmoothGramian()` or `HalfBatches()` sets what is
+            known from other steps or from two half batches against their noise (docs/choosing.md).
         solver: "active_set" solves exactly, on the host, which waits for the gradients; "device" solves where the
             parameters are, which must be one device, with fixed work and without ever waiting (docs/how-to.md).
         metric: in which (1) is meant. "euclidean"; or "base", that of the base's own preconditioner, so that its step
@@ -96,6 +98,7 @@ class LessForgetting(Optimizer):
 
     # What a step gathers; `_reset` empties it, and no copy or checkpoint holds it.
     _rows: dict[str, dict[Tensor, Tensor]]  # of each constraint, its gradient by parameter
+    _halves: dict[str, Tensor]  # of each that came in two halves, the inner product of these
     _objective: dict[Tensor, Tensor]  # the gradient of the objective passed to `backward`
     _capturing: str | None  # the constraint whose block is open
     _solved: bool  # `.grad` holds the direction
@@ -112,6 +115,7 @@ class LessForgetting(Optimizer):
         scale: Scale = "relative",
         limit: float = 1e4,
         normalise: Normalise | None = None,
+        noise: Noise | None = None,
         solver: Solver = "active_set",
         metric: Metric = "euclidean",
         enforce: Enforce = "gradient",
@@ -145,6 +149,21 @@ class LessForgetting(Optimizer):
             )
         if metric == "base":
             preconditioner(base)  # raises for one that is not known
+        if not (noise is None or isinstance(noise, Noise)):
+            raise TypeError(
+                f"`LessForgetting(noise=...)` must be None, SmoothRows(), SmoothGramian() or HalfBatches(). Found "
+                f"{noise!r}. Pass an instance."
+            )
+        if noise is not None and solver == "device":
+            raise ValueError(
+                f'`LessForgetting(noise={noise}, solver="device")` must average on the host. Found "device". Use '
+                'solver="active_set".'
+            )
+        if isinstance(noise, HalfBatches) and metric == "base":
+            raise ValueError(
+                f'`LessForgetting(noise={noise}, metric="base")` must compare the halves before the metric is known. '
+                'Found "base". Use metric="euclidean", or another noise.'
+            )
         if (metric, enforce) != ("euclidean", "gradient") and any("lr" not in group for group in base.param_groups):
             raise ValueError(
                 f'`LessForgetting(metric={metric!r}, enforce={enforce!r})` must know the learning rate. Found no "lr" '
@@ -157,12 +176,15 @@ class LessForgetting(Optimizer):
         self.scale: Scale = scale
         self.limit = limit
         self.normalise: Normalise | None = normalise
+        self.noise: Noise | None = noise
         self.solver: Solver = solver
         self.metric: Metric = metric
         self.enforce: Enforce = enforce
         self.constraints = None if constraints is None else check_names(constraints)
         self.report: Report | None = None
         self.step_report: StepReport | None = None
+        self._row_average = RowAverage(noise.decay) if isinstance(noise, SmoothRows) else None
+        self._gramian_average = GramianAverage(noise.decay) if noise and not self._row_average else None
         self._start: dict[Tensor, Tensor] = {}
         self._weight: dict[Tensor, Tensor | float] = {}
         # Not Optimizer.__init__, which would add the base's groups anew and give them a second state: here groups,
@@ -212,7 +234,7 @@ class LessForgetting(Optimizer):
 
     def backward(
         self,
-        constraints: Mapping[str, Tensor] | Sequence[Tensor],
+        constraints: Mapping[str, Loss] | Sequence[Loss],
         objective: Tensor | Callable[[], Tensor] | None = None,
     ) -> Report:
         """Backpropagate every loss, compute the direction and write it to `.grad`.
@@ -223,13 +245,14 @@ class LessForgetting(Optimizer):
 
         Args:
             constraints: scalar losses that are each to fall, by name, or in order (their names are then "0", "1", …).
+                With noise=HalfBatches() a pair for each, of the two halves of its batch: the loss is their mean.
             objective: a scalar loss added to the anchor's f₀, or a function without arguments that returns it.
 
         Returns:
             The report of the direction. With solver="device" its figures are fetched when they are looked at.
 
         Raises:
-            TypeError: if a loss is not a tensor or a name not a string.
+            TypeError: if a loss is not a tensor (with noise=HalfBatches() a pair of them) or a name not a string.
             ValueError: if there is no constraint, a name is unknown or has gradients already, or a loss is not a real
                 scalar, is not finite, needs no gradient, or depends on none of the parameters.
             RuntimeError: if `.grad` still holds a direction, or inside a `constraint` block.
@@ -240,8 +263,9 @@ class LessForgetting(Optimizer):
 
         Cost: m backward passes (and one for the objective).
         """
-        losses = named_losses(constraints)
-        everything = [(loss_call(name), loss) for name, loss in losses.items()]
+        losses = named_losses(constraints, parts=2 if isinstance(self.noise, HalfBatches) else 1)
+        parts = [(name, part) for name, pair in losses.items() for part in pair]
+        everything = [(loss_call(name), part) for name, part in parts]
         if objective is not None and not isinstance(objective, Tensor) and callable(objective):
             objective = objective()
         if objective is not None:
@@ -258,9 +282,9 @@ class LessForgetting(Optimizer):
                 )
         retained = shared_graphs([loss for _, loss in everything])
         try:
-            for (name, loss), retain in zip(losses.items(), retained, strict=False):
+            for (name, part), retain in zip(parts, retained, strict=False):
                 with self.constraint(name):
-                    torch.autograd.backward(loss, retain_graph=retain)
+                    torch.autograd.backward(part, torch.full_like(part, 1 / len(losses[name])), retain_graph=retain)
             if objective is not None:
                 with capture(self._parameters(), self._objective):
                     torch.autograd.backward(objective)
@@ -269,7 +293,7 @@ class LessForgetting(Optimizer):
                         f"`{_OBJECTIVE}` must find a gradient. Found none: it depends on none of the optimizer's "
                         "parameters. Check that it comes from this model and that it is not detached."
                     )
-            values: dict[str, float | Tensor] = dict(losses)
+            values: dict[str, float | Tensor] = {name: pair[0] for name, pair in losses.items()}
             # After the passes: before them the question would make the device wait.
             if self.solver != "device":
                 numbers = [loss.item() for _, loss in everything]
@@ -278,11 +302,12 @@ class LessForgetting(Optimizer):
                         raise ValueError(
                             f"`{call}` must be finite. Found {number}. Skip this batch, or lower the rate."
                         )
-                values = dict(zip(losses, numbers, strict=False))
+                values = {name: sum(part.item() for part in pair) / len(pair) for name, pair in losses.items()}
             return self.solve(values if values.keys() == self._rows.keys() else None)
         except BaseException:
             for name in losses:
                 self._rows.pop(name, None)
+                self._halves.pop(name, None)
             self._objective.clear()
             raise
 
@@ -290,7 +315,8 @@ class LessForgetting(Optimizer):
     def constraint(self, name: str) -> Iterator[None]:
         """Let what is backpropagated inside the block be the gradient of one constraint.
 
-        Several backward passes add up, in one block or in several of the same name. Gradients that stood in `.grad`
+        Several backward passes add up, in one block or in several of the same name; with noise=HalfBatches() there are
+        two blocks of each name, of two halves whose gradients add up to the row. Gradients that stood in `.grad`
         before are back after the block; plain backward passes outside of any block belong to the objective.
 
         Args:
@@ -303,7 +329,7 @@ class LessForgetting(Optimizer):
             TypeError: if the name is not a string, or a gradient is sparse.
             ValueError: if the name is not among the optimizer's `constraints`, or nothing that was backpropagated
                 depends on the parameters.
-            RuntimeError: inside another block, or while `.grad` still holds a direction.
+            RuntimeError: inside another block, or while `.grad` still holds a direction; for a third half.
 
         Cost: no memory beyond n gradient values for each name.
 
@@ -320,7 +346,13 @@ class LessForgetting(Optimizer):
         call = f"opt.constraint({name!r})"
         self._check_name(call, name)
         self._check_open(call)
-        row = self._rows.get(name, {})
+        halved = isinstance(self.noise, HalfBatches)
+        if name in self._halves:
+            raise RuntimeError(
+                f"`{call}` must be opened twice with noise=HalfBatches(), once for each half. Found a third time. Put "
+                "all micro-batches of a half into one block."
+            )
+        row = {} if halved else self._rows.get(name, {})
         self._capturing = name
         try:
             with capture(self._parameters(), row):
@@ -332,6 +364,11 @@ class LessForgetting(Optimizer):
                 f"`{call}` must find a gradient. Found none: no loss that was backpropagated inside depends on the "
                 "optimizer's parameters. Check that the loss comes from this model and that it is not detached."
             )
+        if halved and name in self._rows:
+            first = self._rows[name]
+            self._halves[name] = along([first.get], row.get, self._parameters(), torch.device("cpu"))[0]
+            for parameter, block in first.items():
+                row[parameter] = row[parameter].add_(block) if parameter in row else block
         self._rows[name] = row
 
     def solve(self, losses: Mapping[str, float | Tensor] | None = None) -> Report:
@@ -374,21 +411,31 @@ class LessForgetting(Optimizer):
                 f"`opt.solve()` must come after every one of the constraints {list(self.constraints)}. Found no "
                 f"gradient of {missing}. Backpropagate them, or leave `constraints` out when wrapping."
             )
+        half = [name for name in self._rows if name not in self._halves]
+        if isinstance(self.noise, HalfBatches) and half:
+            raise ValueError(
+                f"`opt.solve()` must come after both halves of every constraint with noise=HalfBatches(). Found one of "
+                f"{half}. Backpropagate the other in a second `with opt.constraint(name):`."
+            )
         names = [name for name in self.constraints or self._rows if name in self._rows]
         parameters = self._parameters()
         check_dense("objective_loss.backward()", parameters)
-        rows: list[Row] = [self._rows[name].get for name in names] + [self._objective_row()]
+        rows: list[Row] = [*(self._row(name) for name in names), self._objective_row()]
         home, metric = self._home(parameters), self._metric_row(rows[:-1])
         known: Any = None if losses is None else loss_values(losses, names, home if self.solver == "device" else None)
         products: Any = gramian(rows, parameters, home, metric)
+        estimate, average = products, self._gramian_average
         if self.solver != "device":
-            products, known = products.numpy(), None if known is None else known.numpy()
-            if not np.isfinite(products).all():
+            if not products.isfinite().all():
                 self._raise_not_finite([*map(loss_call, names), _OBJECTIVE], rows)
+            if average is not None:
+                average = average.then(names, products, self._halves)
+                estimate = average.estimate(names, products[-1, -1])
+            products, estimate, known = products.numpy(), estimate.numpy(), None if known is None else known.numpy()
         solved = solve_direction(
-            products[:-1, :-1],
-            products[:-1, -1],
-            root(products[-1, -1]),
+            estimate[:-1, :-1],
+            estimate[:-1, -1],
+            root(estimate[-1, -1]),
             losses=known,
             names=names,
             decrease=self.decrease,
@@ -397,9 +444,12 @@ class LessForgetting(Optimizer):
             limit=self.limit,
             normalise=self.normalise,
         )
-        coefficients = [*solved.multipliers, solved.pull]
+        self._gramian_average = average
+        if self._row_average is not None:
+            rows[:-1] = [self._row_average.add(name, self._rows[name]) for name in names]
+        coefficients, keep = [*solved.multipliers, solved.pull], bool(self._row_average) or self.enforce == "step"
         for parameter in parameters:
-            parameter.grad = combine(rows, coefficients, parameter, keep=self.enforce == "step")
+            parameter.grad = combine(rows, coefficients, parameter, keep=keep)
             if parameter.grad is not None and solved.void is not None:
                 parameter.grad.masked_fill_(solved.void, 0.0)
         self._reset()
@@ -500,6 +550,8 @@ class LessForgetting(Optimizer):
         state_dict = self.base.state_dict()
         places = [parameter for group in self.param_groups for parameter in group["params"]]
         state_dict[_KEY] = {"anchor": {i: self._start[p] for i, p in enumerate(places) if p in self._start}}
+        if (average := self._row_average or self._gramian_average) is not None:
+            state_dict[_KEY]["noise"] = {type(self.noise).__name__: average.state_dict(places)}
         for after in self._optimizer_state_dict_post_hooks.values():
             changed = after(self, state_dict)
             state_dict = state_dict if changed is None else changed
@@ -507,6 +559,8 @@ class LessForgetting(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of the wrapper, or one of the bare base: θ₀ then stays what it is.
+
+        What `noise` averages goes on from where it was saved, and begins anew where it was not.
 
         Args:
             state_dict: from `state_dict` of a wrapper or of a base with the same groups.
@@ -541,6 +595,11 @@ class LessForgetting(Optimizer):
                 group.setdefault("anchor", anchor)  # a bare checkpoint does not know it
         for i, start in starts.items():
             self._start[places[i]] = start.detach().to(device=places[i].device, dtype=places[i].dtype, copy=True)
+        means = own.get("noise", {}).get(type(self.noise).__name__) if own else None
+        if self._row_average is not None:
+            self._row_average = self._row_average.loaded(means, places)
+        if self._gramian_average is not None:
+            self._gramian_average = self._gramian_average.loaded(means, places)
         if self._solved:
             self._mark_spent()
         self._reset()
@@ -557,12 +616,15 @@ class LessForgetting(Optimizer):
             "scale",
             "limit",
             "normalise",
+            "noise",
             "solver",
             "metric",
             "enforce",
             "constraints",
             "report",
             "step_report",
+            "_row_average",
+            "_gramian_average",
             "_start",
             "_weight",
         )
@@ -579,8 +641,8 @@ class LessForgetting(Optimizer):
         base = "\n".join("  " + line for line in repr(self.base).splitlines())
         return (
             f"LessForgetting(decrease={self.decrease}, strength={self.strength}, scale={self.scale!r}, "
-            f"limit={self.limit:g}, normalise={self.normalise!r}, solver={self.solver!r}, metric={self.metric!r}, "
-            f"enforce={self.enforce!r}\n{base}\n)"
+            f"limit={self.limit:g}, normalise={self.normalise!r}, noise={self.noise}, solver={self.solver!r}, "
+            f"metric={self.metric!r}, enforce={self.enforce!r}\n{base}\n)"
         )
 
     # ------------------------------------------------------------------ inside
@@ -588,6 +650,7 @@ class LessForgetting(Optimizer):
     def _reset(self) -> None:
         """Have no gradients of any constraint."""
         self._rows = {}
+        self._halves = {}
         self._objective = {}
         self._capturing = None
         self._solved = False
@@ -654,8 +717,14 @@ class LessForgetting(Optimizer):
         """Return η, the least learning rate of the groups that is not 0; 0 where all are."""
         return min((float(group["lr"]) for group in self.param_groups if group["lr"] > 0), default=0.0)
 
+    def _row(self, name: str) -> Row:
+        """Return a constraint's row, or the mean of its rows."""
+        row, average = self._rows[name], self._row_average
+        return row.get if average is None else average.row(name, row)
+
     def _objective_row(self) -> Row:
         """Return g₀ as a row: the anchor's gradient and what was backpropagated outside of the constraints."""
+        reached = set().union(*self._rows.values(), *(self._row_average.rows.values() if self._row_average else ()))
         strengths = {}
         for k, group in enumerate(self.param_groups):
             strength = group.get("anchor", 1.0) if self.anchor is not None else 0.0
@@ -670,8 +739,7 @@ class LessForgetting(Optimizer):
 
         def row(parameter: Tensor) -> Tensor | None:
             blocks = [block for block in (parameter.grad, self._objective.get(parameter)) if block is not None]
-            used = blocks or any(parameter in row for row in self._rows.values())
-            if used and strengths[parameter] and self.anchor is not None:
+            if (blocks or parameter in reached) and strengths[parameter] and self.anchor is not None:
                 weight = strengths[parameter] * self._weight[parameter]
                 blocks.append(pull_back(parameter, self._start[parameter], weight))
             return sum(blocks[1:], start=blocks[0]) if blocks else None

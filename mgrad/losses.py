@@ -6,9 +6,13 @@ In: losses and names as the user wrote them. Out: the same, checked. May import:
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
+
+Loss = Tensor | tuple[Tensor, Tensor]
+"""A loss, or one on each half of a batch."""
 
 
 def check_names(constraints: Iterable[str]) -> tuple[str, ...]:
@@ -38,21 +42,22 @@ def check_names(constraints: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def named_losses(constraints: Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Tensor]:
+def named_losses(constraints: Mapping[str, Loss] | Sequence[Loss], parts: int = 1) -> dict[str, tuple[Tensor, ...]]:
     """Give every loss of `backward` its name.
 
     Args:
         constraints: the losses as the user wrote them.
+        parts: that each of them must have: 1 for a loss itself, 2 for a pair.
 
     Returns:
-        The losses by name, in their order; those of a sequence are named "0", "1", ….
+        The parts of the losses by name, in their order; those of a sequence are named "0", "1", ….
 
     Raises:
-        TypeError: if they are neither a mapping nor a sequence.
+        TypeError: if they are neither a mapping nor a sequence, or one of them is no pair where it must be.
         ValueError: if there is none.
     """
     if isinstance(constraints, Mapping):
-        losses = dict(constraints)
+        losses: dict[str, Any] = dict(constraints)
     elif isinstance(constraints, Sequence):
         losses = {str(i): loss for i, loss in enumerate(constraints)}
     else:
@@ -65,7 +70,15 @@ def named_losses(constraints: Mapping[str, Tensor] | Sequence[Tensor]) -> dict[s
             "`opt.backward(constraints)` must hold at least one loss. Found none. Pass one scalar loss for each "
             "constraint."
         )
-    return losses
+    if parts == 1:
+        return {name: (loss,) for name, loss in losses.items()}  # checked with the others
+    for name, pair in losses.items():
+        if not (isinstance(pair, (tuple, list)) and len(pair) == parts):
+            raise TypeError(
+                f"`{loss_call(name)}` must be a pair of losses with noise=HalfBatches(). Found {type(pair).__name__}. "
+                "Pass the losses on two halves of the batch."
+            )
+    return {name: tuple(pair) for name, pair in losses.items()}
 
 
 def check_loss(call: str, loss: Tensor) -> None:

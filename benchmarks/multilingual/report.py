@@ -26,6 +26,15 @@ COLOURS = {
     "l2sp": "#66a182",
     "less-forgetting": "#00798c",
     "min-norm": "#7a5c99",
+    "smooth-rows": "#2e86de",
+    "smooth-gramian": "#54a0ff",
+    "half-batches": "#5f27cd",
+    "by-gradient": "#b8860b",
+    "by-loss": "#d2691e",
+    "enforced": "#222f3e",
+    "fisher": "#10ac84",
+    "distillation": "#ee5253",
+    "replay": "#c44569",
 }
 STYLES = ["-", "--", ":", "-."]
 

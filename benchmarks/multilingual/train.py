@@ -1,10 +1,12 @@
 """One run: fine-tune a model with one method and look at several points at what it learnt, kept and transfers.
 
-In: a model and the arguments of a run. Out: a record for JSON. May import: backbone, methods, retrieval, tasks, mgrad.
+In: a model and the arguments of a run. Out: a record for JSON. May import: backbone, keeping, methods, retrieval,
+tasks, mgrad.
 """
 
 import itertools
 import random
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.multilingual.backbone import Backbone, Tokens, collate, encode, mean_pool
-from benchmarks.multilingual.methods import METHODS, Stepper, Summed
+from benchmarks.multilingual.keeping import LANGUAGES, Keeping
+from benchmarks.multilingual.methods import METHODS, Start, Stepper, Summed
 from benchmarks.multilingual.retrieval import mean_retrieval, parallel, retrieval_at_1
 from benchmarks.multilingual.tasks import IGNORED, TASKS
 from benchmarks.multilingual.utterances import Utterance
@@ -106,6 +109,7 @@ def train(run: Run, backbone: Backbone) -> dict[str, Any]:
     with tqdm(total=run.steps, desc=label, unit="step", dynamic_ncols=True) as progress:
         for done in range(run.steps + 1):
             if done in (0, frozen):
+                objective = method.objective(model.keeping) if method.objective and model.keeping else None
                 stepper = model.stepper(train_encoder=done >= frozen and frozen < run.steps)
             if done in looks:
                 point = {"step": done, "training_seconds": seconds, **model.look(), **_means(since)}
@@ -117,12 +121,20 @@ def train(run: Run, backbone: Backbone) -> dict[str, Any]:
             if done < run.steps:
                 before = time.perf_counter()
                 stepper.zero_grad()
+                losses = {}
                 for language, stream in streams.items():
-                    with stepper.constraint(language):
-                        loss = model.loss(next(stream))
-                        loss.backward()
-                    since[f"loss/{language}"].append(loss.item())
-                report = stepper.solve()
+                    batch = next(stream)
+                    halves = [batch[::2], batch[1::2]] if method.halves and done >= frozen else [batch]
+                    losses[language] = 0.0
+                    for part in halves:
+                        with stepper.constraint(language):
+                            loss = model.loss(part) / len(halves)
+                            loss.backward()
+                        losses[language] += loss.item()
+                    since[f"loss/{language}"].append(losses[language])
+                if objective is not None:
+                    objective().backward()
+                report = stepper.solve(losses)
                 stepper.step()
                 seconds += time.perf_counter() - before
                 for name, value in (report.to_dict() if report else {}).items():
@@ -158,14 +170,23 @@ class Model:
         strings = parallel(run.targets, run.retrieval_size) if run.targets else {}
         self.strings = {language: backbone.tokenize(group) for language, group in strings.items()}
 
+        kept = {}
+        if METHODS[run.method].keeps:
+            common = parallel([*LANGUAGES, *run.targets], sys.maxsize)
+            taken = parallel(run.targets, run.retrieval_size)["en"]
+            fresh = [i for i, english in enumerate(common["en"]) if english not in taken]
+            kept = {k: backbone.tokenize([common[k][i] for i in fresh]) for k in ("en", *LANGUAGES)}
+
         examples = [e.tokens for part in (self.train, self.dev, self.tests) for group in part.values() for e in group]
-        used = itertools.chain(examples, *self.strings.values())
+        used = itertools.chain(examples, *self.strings.values(), *kept.values())
         ids = sorted({backbone.padding}.union(*(tokens.ids for tokens in used)))
         torch.manual_seed(run.seed)
         self.head = nn.Linear(backbone.width, len(self.task.labels))
         self.encoder = backbone.build(ids)
         self.trainable = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
         self.start = [parameter.detach().clone() for parameter in self.trainable]
+        starts: dict[Tensor, Tensor] = dict(zip(self.trainable, self.start, strict=True))
+        self.keeping = Keeping(self.encoder, starts, kept, backbone.padding, run.seed) if kept else None
 
     def _examples(self, backbone: Backbone, utterances: Sequence[Utterance]) -> list[Example]:
         """Cut utterances into tokens and label them."""
@@ -178,9 +199,12 @@ class Model:
             parameter.requires_grad_(train_encoder)
         head = {"params": list(self.head.parameters()), "lr": self.run.head_lr, "anchor": 0.0}
         encoder = {"params": self.trainable, "lr": self.run.lr}
-        base = torch.optim.AdamW([encoder, head] if train_encoder else [head], weight_decay=0.0)
-        build = METHODS[self.run.method].build if train_encoder else Summed
-        return build(base, self.trainable, self.run.strength)
+        method = METHODS[self.run.method]
+        groups = [encoder, head] if train_encoder else [head]
+        base = torch.optim.AdamW(groups, betas=(method.momentum, 0.999), weight_decay=0.0)
+        if not train_encoder:
+            return Summed(base, [])
+        return method.build(Start(base, self.trainable, self.run.strength, self.keeping))
 
     def loss(self, examples: Sequence[Example]) -> Tensor:
         """Return the mean cross-entropy of a batch over its labels."""

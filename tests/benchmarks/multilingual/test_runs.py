@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from benchmarks.multilingual import __main__ as command
 from benchmarks.multilingual import hub, report
-from benchmarks.multilingual.methods import METHODS, Summed
+from benchmarks.multilingual.methods import METHODS, Start, Summed
 from benchmarks.multilingual.train import Run, train
 from mgrad import LessForgetting
 
@@ -188,14 +188,14 @@ def test_the_sum_adds_gradients_and_the_penalty_pulls_to_the_start() -> None:
     for name in ("en", "de"):
         with stepper.constraint(name):
             parameters[0].sum().backward()
-    stepper.solve()
+    stepper.solve({})
     assert parameters[0].grad is not None
     assert parameters[0].grad.tolist() == [3.0, 3.0]
 
 
 @pytest.mark.parametrize("method", ["less-forgetting", "min-norm"])
 def test_the_methods_of_the_library_are_the_library(method: str) -> None:
-    stepper = METHODS[method].build(torch.optim.SGD(weights(), lr=0.1), [], 0.25)
+    stepper = METHODS[method].build(Start(torch.optim.SGD(weights(), lr=0.1), [], 0.25, None))
     assert isinstance(stepper, LessForgetting)
     assert stepper.strength == 0.25
 

@@ -3,7 +3,7 @@
 In: a model and its data. Out: a diagonal, and the objective made of it. May import: anchor. Knows no optimizer.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -109,7 +109,8 @@ def estimate_fisher(
             predicts, exactly, for labels [B]; "sampled": one label drawn from those for each of the data.
         logits: from a function that calls the model and the inputs of one batch to its logits [B, (tokens,) classes];
             None for `call(inputs)`, or `call(*inputs)` of a tuple and `call(**inputs)` of a mapping.
-        chunk: examples whose gradients are in memory at a time; None for the batch.
+        chunk: examples whose gradients are taken at a time; None for the batch. At 1 they are taken without
+            `torch.func.vmap`, for models that ask tensors for their values, as those of transformers do.
         generator: of the labels drawn.
         progress: what the batches are gone through with, such as `tqdm.tqdm` for a bar.
 
@@ -118,6 +119,7 @@ def estimate_fisher(
 
     Raises:
         ValueError: if there is no example, or labels that "true" cannot take.
+        RuntimeError: if the model cannot be batched by vmap, and chunk is not 1.
 
     Cost: a forward and a backward pass for each example, times the classes for "true"; n values for each example of a
         chunk.
@@ -134,7 +136,26 @@ def estimate_fisher(
 
     squares = {name: torch.zeros_like(value) for name, value in parameters.items()}
     count = 0
-    gradients = vmap(grad(score), in_dims=(None, 0, 0), chunk_size=chunk)
+    together = vmap(grad(score), in_dims=(None, 0, 0), chunk_size=chunk)
+
+    def gradients(inputs: Any, labels: Tensor) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """Yield the scores of examples [examples, ...], with their places."""
+        if chunk == 1:
+            for i, label in enumerate(labels):
+                found = grad(score)(parameters, _example(inputs, i), label)
+                yield slice(i, i + 1), {name: value[None] for name, value in found.items()}
+            return
+        try:
+            with sdpa_kernel(SDPBackend.MATH):  # the one kernel of attention that vmap knows
+                yield slice(None), together(parameters, inputs, labels)
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+            raise RuntimeError(
+                "`estimate_fisher(model, batches)` must have a model that torch.func.vmap can batch. Found one that "
+                f"asks a tensor for its value ({type(model).__name__}). Pass chunk=1: one example after the other."
+            ) from error
+
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -143,17 +164,23 @@ def estimate_fisher(
             with torch.no_grad():
                 drawn = _labels(kind, partial(read, model, inputs), labels, generator)
             for chosen, share in drawn:
-                with sdpa_kernel(SDPBackend.MATH):  # the one kernel of attention that vmap knows
-                    found = gradients(parameters, inputs, chosen)
-                for name, gradient in found.items():
-                    weight = share.reshape(-1, *(1 for _ in gradient.shape[1:]))
-                    squares[name] += (gradient.square() * weight).sum(0)
+                for places, found in gradients(inputs, chosen):
+                    for name, gradient in found.items():
+                        weight = share[places].reshape(-1, *(1 for _ in gradient.shape[1:]))
+                        squares[name] += (gradient.square() * weight).sum(0)
     finally:
         for module, mode in modes:
             module.training = mode
     if not count:
         raise ValueError("`estimate_fisher(model, batches)` must see an example. Found no batch. Pass some data.")
     return {name: value / count for name, value in squares.items()}
+
+
+def _example(inputs: Any, i: int) -> Any:
+    """Return the inputs of one example of a batch."""
+    if isinstance(inputs, Mapping):
+        return {name: value[i] for name, value in inputs.items()}
+    return tuple(value[i] for value in inputs) if isinstance(inputs, (tuple, list)) else inputs[i]
 
 
 def _batch_of_one(inputs: Any) -> Any:

@@ -17,6 +17,9 @@ from mgrad.solvers import Array, Status, rounding
 class Report:
     """The account of one direction d = αg₀ + Jᵀλ (math.md, 1-2).
 
+    With noise=SmoothGramian() or HalfBatches() inner products are the estimates Ĝ and ĉ (math.md, 76-79), and all that
+    is made of them is a statement on expectations.
+
     Attributes:
         names: of the constraints, in the order of every array below.
         multipliers: λ [m] ≥ 0, one for each constraint.

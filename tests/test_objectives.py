@@ -1,10 +1,11 @@
 """Forgetting objectives: their gradients are those of their formulas, and the Fisher information that of the model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import Linear, Parameter
 from torch.nn.functional import cosine_similarity, cross_entropy, kl_div, log_softmax
 from tqdm import tqdm
+from transformers import BertConfig, BertForSequenceClassification
 
 from mgrad import Anchor, Distillation, FisherAnchor, LessForgetting, Replay, estimate_fisher, mask_tokens
 from tests.training import assert_identical, weights
@@ -165,6 +167,35 @@ def test_fisher_of_token_labels_sums_over_the_tokens_that_count() -> None:
         loss = cross_entropy(model(one), labels, reduction="sum")
         squares += torch.autograd.grad(loss, model.bias)[0].square()
     torch.testing.assert_close(found, squares / 4, rtol=1e-12, atol=0)
+
+
+def test_a_model_that_asks_for_values_is_taken_one_example_at_a_time() -> None:
+    """A transformer of transformers looks whether a mask hides anything, which vmap forbids."""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    model = BertForSequenceClassification(BertConfig(**sizes, num_labels=3)).double()
+    ids, mask = torch.randint(20, (4, 5)), torch.tensor([[1, 1, 1, 0, 0], [1] * 5, [1, 1, 0, 0, 0], [1] * 5])
+    labels = torch.tensor([0, 1, 2, 0])
+    data = [({"input_ids": ids, "attention_mask": mask}, labels)]
+
+    def logits(call: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Tensor:
+        found: Tensor = call(**inputs).logits
+        return found
+
+    with pytest.raises(RuntimeError, match="Pass chunk=1"):
+        estimate_fisher(model, data, logits=logits)
+    found = estimate_fisher(model, data, logits=logits, chunk=1)
+    model.eval()
+    expected = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    for i in range(4):
+        model.zero_grad()
+        cross_entropy(model(ids[i : i + 1], mask[i : i + 1]).logits, labels[i : i + 1]).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                expected[name] += parameter.grad.square() / 4
+    for name, value in found.items():
+        # Gradients to the rounding of a layer or two, squared.
+        assert torch.allclose(value, expected[name], rtol=1e-10, atol=1e-14), name
 
 
 def test_the_model_is_left_as_it_was_and_dropout_is_off() -> None:

@@ -5,9 +5,8 @@ In: a name or path. Out: `Backbone`. May import: backbone, transformers.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from benchmarks.multilingual.backbone import Backbone, Spans
 
@@ -17,14 +16,12 @@ LONGEST = 128  # tokens; what is beyond is cut off
 class _Hidden(nn.Module):
     """The last hidden states of a model."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        # A mask of two dimensions is asked for its values, which gradients of single examples (vmap) cannot answer.
-        padding = torch.zeros(mask.shape, dtype=self.model.dtype).masked_fill(~mask, torch.finfo(self.model.dtype).min)
-        hidden: Tensor = self.model(input_ids=ids, attention_mask=padding[:, None, None]).last_hidden_state
+        hidden: Tensor = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return hidden
 
 

@@ -76,15 +76,13 @@ class Keeping:
             english = nn.functional.normalize(self.model(*self._batch([("en", i) for i in rows])), dim=1)
         places = [(language, i) for language in self.strings if language != "en" for i in rows]
         chosen = self.rng.sample(places, min(SEEN, len(places)))
-        # Of similar length: per-example gradients see the padding of their batch.
-        chosen.sort(key=lambda place: len(self.strings[place[0]][place[1]].ids))
-        groups = [chosen[i : i + 8] for i in range(0, len(chosen), 8)]
-        data = [(self._batch(group), torch.tensor([i for _, i in group])) for group in groups]
+        data = [(self._batch([place]), torch.tensor([place[1]])) for place in chosen]
 
         def logits(call: Callable[..., Tensor], inputs: tuple[Tensor, Tensor]) -> Tensor:
             return SHARPNESS * nn.functional.normalize(call(*inputs), dim=1) @ english.T
 
-        found = estimate_fisher(self.model, data, logits=logits, progress=lambda data: tqdm(data, desc="Fisher"))
+        seen = tqdm(data, desc="Fisher", unit="string", dynamic_ncols=True)
+        found = estimate_fisher(self.model, seen, logits=logits, chunk=1)
         return FisherAnchor(found, self.model)
 
     def _mixed(self, count: int) -> tuple[Tensor, Tensor]:

@@ -20,11 +20,12 @@ test: .venv/.test   ## lint, formatting, types, tests and the examples of the do
 demo: .venv/.examples   ## the multilingual example, in small
 	$(BIN)/python -m benchmarks.multilingual --demo
 
-bench: .venv/.bench .venv/.examples   ## the solvers beside others, their stress run, the rules, enforcement
+bench: .venv/.bench .venv/.examples   ## the solvers beside others, their stress run, the rules, noise, enforcement
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.solvers --stress
 	$(BIN)/python -m benchmarks.solvers --batch
 	$(BIN)/python -m benchmarks.rules
+	$(BIN)/python -m benchmarks.noise
 	$(BIN)/python -m benchmarks.enforcement --problems network
 	$(BIN)/python -m benchmarks.enforcement --problems multilingual --steps 20 --seeds 1 --repeats 0
 

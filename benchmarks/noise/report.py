@@ -4,7 +4,6 @@ In: noise.json. Out: Markdown. May import: results, tables.
 """
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ def page(record: dict[str, Any]) -> str:
 
 def _number(name: str, value: float | None) -> str:
     """Return a figure with two digits or so; nothing where there is none."""
-    if value is None or math.isnan(value):
+    if value is None:
         return ""
     if name == "rate":
         return f"{value:g}"

@@ -50,7 +50,7 @@ def measure(steps: int, seeds: int) -> list[Record]:
             runs = [_train(problem, option, noise, rate, steps, seed) for seed in range(seeds)]
             tried.append({"rate": rate} | {name: float(np.median([run[name] for run in runs])) for name in runs[0]})
         best = min(tried, key=lambda record: record["mean"])
-        figures = {name: float(f"{value:.4g}") for name, value in best.items()}
+        figures = {name: None if np.isnan(value) else float(f"{value:.4g}") for name, value in best.items()}
         records.append({"problem": problem, "noise": noise, "option": option, **figures})
     return records
 

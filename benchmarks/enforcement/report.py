@@ -1,14 +1,12 @@
 """Tables from the results: `python -m benchmarks.enforcement.report`.
 
-In: enforcement.json. Out: Markdown. May import: results, tables.
+In: enforcement.json. Out: Markdown. May import: command, tables.
 """
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
+from benchmarks import command
 from benchmarks.tables import table
 
 FILE = Path(__file__).parent / "results" / "enforcement.json"
@@ -37,12 +35,7 @@ def page(record: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.enforcement.report", description="Tables.")
-    parser.add_argument("file", type=Path, nargs="?", default=FILE)
-    print(page(results.read(parser.parse_args(argv).file)))
-
+main = command.show("enforcement", page, FILE)
 
 if __name__ == "__main__":
-    main()
+    main(None)

@@ -1,15 +1,13 @@
 """Tables from the results: `python -m benchmarks.rules.report`.
 
-In: rules.json. Out: Markdown. May import: results, tables.
+In: rules.json. Out: Markdown. May import: command, tables.
 """
 
-import argparse
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
+from benchmarks import command
 from benchmarks.tables import table
 
 FILE = Path(__file__).parent / "results" / "rules.json"
@@ -50,12 +48,7 @@ def _number(name: str, value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 else f"{value:.1e}"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rules.report", description="Tables.")
-    parser.add_argument("file", type=Path, nargs="?", default=FILE)
-    print(page(results.read(parser.parse_args(argv).file)))
-
+main = command.show("rules", page, FILE)
 
 if __name__ == "__main__":
-    main()
+    main(None)

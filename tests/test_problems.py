@@ -1,0 +1,411 @@
+"""The synthetic problems: their gradients, and that what is said to be known of them is true."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+from torch import Tensor
+
+from mgrad.problems import (
+    DTLZ2,
+    ZDT,
+    FonsecaFleming,
+    LinearRegressions,
+    LogisticRegressions,
+    Network,
+    Noisy,
+    Problem,
+    Quadratics,
+    TwoValleys,
+    Viennet,
+    suite,
+)
+
+SUITE = suite()
+SMALL = [problem for problem in SUITE if problem.size <= 100]
+LARGE = 2.0**-40  # beside rounding errors of some hundred operations, 2⁻⁴⁵; small beside any mistake
+
+every_problem = pytest.mark.parametrize("problem", SUITE, ids=lambda problem: problem.name)
+every_small_problem = pytest.mark.parametrize("problem", SMALL, ids=lambda problem: problem.name)
+
+
+def points(problem: Problem, count: int = 5, seed: int = 0) -> list[Tensor]:
+    """Return the starts, and points about them."""
+    rng = np.random.default_rng(seed)
+    about = torch.as_tensor(rng.standard_normal((count, problem.size)))
+    return [*problem.starts, *(problem.starts[k % len(problem.starts)] + x for k, x in enumerate(about))]
+
+
+def places(problem: Problem, count: int = 5, seed: int = 0) -> list[Tensor]:
+    """Return weights all over the simplex, and some near its corners."""
+    m = len(problem.names)
+    drawn = list(torch.as_tensor(np.random.default_rng(seed).dirichlet(np.ones(m), count)))
+    return [*drawn, *(torch.eye(m, dtype=torch.float64) + 2.0**-50)]
+
+
+def known(values: Tensor | None) -> Tensor:
+    """Return what is known."""
+    assert values is not None
+    return values
+
+
+def parametrised(problems: list[Problem]) -> list[Problem]:
+    """Return those whose Pareto set is parametrised."""
+    return [problem for problem in problems if problem.pareto_point([1.0] * len(problem.names)) is not None]
+
+
+def stationarity_residual(J: Tensor) -> float:
+    """Return min ‖Jᵀa‖∞ over the simplex, by a linear programme: 0 exactly at weakly stationary points."""
+    m, n = J.shape
+    ones = np.ones((n, 1))
+    found = linprog(
+        np.r_[np.zeros(m), 1.0],
+        A_ub=np.block([[J.T.numpy(), -ones], [-J.T.numpy(), -ones]]),
+        b_ub=np.zeros(2 * n),
+        A_eq=np.r_[np.ones(m), 0.0][None],
+        b_eq=[1.0],
+    )
+    assert found.fun is not None, found.message
+    return float(found.fun)
+
+
+# ---------------------------------------------------------------------- losses and gradients
+
+
+@every_problem
+def test_the_jacobian_is_that_of_autograd(problem: Problem) -> None:
+    for theta in points(problem):
+        theta.requires_grad_()
+        rows = [torch.autograd.grad(loss, theta, retain_graph=True)[0] for loss in problem.losses(theta)]
+        expected, found = torch.stack(rows), problem.jacobian(theta)
+        assert not found.requires_grad
+        assert ((found - expected).norm(dim=1) <= LARGE * expected.norm(dim=1)).all()
+
+
+def test_the_jacobian_where_the_valleys_meet_is_that_of_autograd() -> None:
+    """At y = 0 both halves count, and in a valley the logarithm is cut off."""
+    problem, tau = TwoValleys(), math.tanh(2.0)
+    for theta in ([1.0, 0.0], [2 * tau - 7, 2.0], [7 - 2 * tau, 2.0]):
+        at = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
+        rows = [torch.autograd.grad(loss, at, retain_graph=True)[0] for loss in problem.losses(at)]
+        torch.testing.assert_close(problem.jacobian(at), torch.stack(rows))
+
+
+@every_problem
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_losses_and_jacobian_are_of_the_dtype_of_the_parameters(problem: Problem, dtype: torch.dtype) -> None:
+    theta = problem.start
+    for of in (problem.losses, problem.jacobian):
+        expected, found = of(theta), of(theta.to(dtype))
+        assert found.dtype == dtype
+        if dtype == torch.float32:
+            torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+@every_problem
+def test_losses_and_jacobian_stay_on_the_device_of_the_parameters(problem: Problem) -> None:
+    """ "meta" is a device that cannot be mixed with the host."""
+    theta = problem.start.to("meta")
+    assert problem.losses(theta).device.type == "meta"
+    assert problem.jacobian(theta).device.type == "meta"
+
+
+@pytest.mark.gpu
+@every_problem
+def test_losses_and_jacobian_are_the_same_on_a_gpu(problem: Problem) -> None:
+    for of in (problem.losses, problem.jacobian):
+        expected = of(problem.start)
+        torch.testing.assert_close(of(problem.start.cuda()).cpu(), expected)
+
+
+@every_small_problem
+def test_losses_of_many_points_are_those_of_each(problem: Problem) -> None:
+    stack = torch.stack(points(problem)[:6])
+    many = problem.losses(stack.unflatten(0, (2, 3)))
+    assert many.shape == (2, 3, len(problem.names))
+    torch.testing.assert_close(many.flatten(0, 1), torch.stack([problem.losses(theta) for theta in stack]))
+
+
+@every_problem
+def test_shapes_and_names_fit(problem: Problem) -> None:
+    m = len(problem.names)
+    assert problem.starts.shape[1] == problem.size
+    assert problem.starts.dtype == torch.float64
+    assert problem.losses(problem.start).shape == (m,)
+    assert problem.jacobian(problem.start).shape == (m, problem.size)
+    for values in (problem.lipschitz, problem.ideal):
+        assert values is None or values.shape == (m,)
+    assert problem.reference
+
+
+def test_the_suite_is_the_same_every_time_and_its_names_differ() -> None:
+    assert len({problem.name for problem in SUITE}) == len(SUITE)
+    for problem, other in zip(SUITE, suite(), strict=True):
+        assert repr(problem) == repr(other)
+        assert torch.equal(problem.starts, other.starts)
+        assert torch.equal(problem.losses(problem.start), other.losses(problem.start))
+
+
+# ---------------------------------------------------------------------- what is known
+
+
+@pytest.mark.parametrize("problem", parametrised(SMALL), ids=lambda problem: problem.name)
+def test_pareto_points_are_stationary(problem: Problem) -> None:
+    """By a linear programme, relative to the gradients a unit away."""
+    for w in places(problem):
+        theta = known(problem.pareto_point(w))
+        size = float(problem.jacobian(problem.start).norm(dim=1).max())
+        assert stationarity_residual(problem.jacobian(theta)) <= LARGE * size
+
+
+@pytest.mark.parametrize("problem", parametrised(SMALL), ids=lambda problem: problem.name)
+def test_no_point_is_better_than_a_pareto_point_in_every_loss(problem: Problem) -> None:
+    everywhere = torch.stack([*points(problem, 200), *(known(problem.pareto_point(w)) for w in places(problem, 50, 1))])
+    for w in places(problem):
+        theta = known(problem.pareto_point(w))
+        rng = np.random.default_rng(1)
+        near = theta + 0.1 * torch.as_tensor(rng.standard_normal((200, problem.size)))
+        losses = problem.losses(theta)
+        others = problem.losses(torch.cat([everywhere, near]))
+        assert not (others < losses - LARGE * (1 + losses.abs())).all(1).any()
+
+
+CONVEX = [p for p in parametrised(SMALL) if isinstance(p, Quadratics | LinearRegressions | LogisticRegressions)]
+
+
+@pytest.mark.parametrize("problem", CONVEX, ids=lambda problem: problem.name)
+def test_for_convex_losses_the_point_of_some_weights_minimises_the_weighted_sum(problem: Problem) -> None:
+    for w in places(problem):
+        J = problem.jacobian(known(problem.pareto_point(w)))
+        size = problem.jacobian(problem.start).norm(dim=1).max()
+        assert ((w / w.sum()) @ J).norm() <= LARGE * size
+
+
+NEAREST = [problem for problem in SMALL if problem.nearest(problem.start) is not None]
+
+
+@pytest.mark.parametrize("problem", NEAREST, ids=lambda problem: problem.name)
+def test_the_nearest_pareto_point_is_nearer_than_any_other(problem: Problem) -> None:
+    others = torch.stack([known(problem.pareto_point(w)) for w in places(problem, 100)])
+    for theta in points(problem, 2):
+        nearest = known(problem.nearest(theta))
+        size = float(problem.jacobian(theta).norm(dim=1).max())
+        # A point of a curve is found to 10⁻⁸ of its distance.
+        assert stationarity_residual(problem.jacobian(nearest)) <= 1e-7 * size
+        assert (nearest - theta).norm() <= (1 + 1e-12) * (others - theta).norm(dim=1).min()
+
+
+@pytest.mark.parametrize("problem", NEAREST, ids=lambda problem: problem.name)
+def test_a_pareto_point_is_the_nearest_to_itself(problem: Problem) -> None:
+    for w in places(problem, 3)[:3]:
+        theta = known(problem.pareto_point(w))
+        assert (known(problem.nearest(theta)) - theta).norm() <= 1e-7 * (1 + theta.norm())
+
+
+LIPSCHITZ = [problem for problem in SMALL if problem.lipschitz is not None]
+
+
+@pytest.mark.parametrize("problem", LIPSCHITZ, ids=lambda problem: problem.name)
+def test_gradients_differ_by_no_more_than_the_lipschitz_constants(problem: Problem) -> None:
+    rng = np.random.default_rng(0)
+    for theta in points(problem, 10):
+        for length in (2.0**-10, 1.0, 8.0):
+            other = theta + length * torch.as_tensor(rng.standard_normal(problem.size))
+            apart = (problem.jacobian(theta) - problem.jacobian(other)).norm(dim=1)
+            scale = problem.jacobian(theta).norm(dim=1)
+            assert (apart <= (1 + LARGE) * known(problem.lipschitz) * (theta - other).norm() + LARGE * scale).all()
+
+
+@pytest.mark.parametrize("problem", LIPSCHITZ, ids=lambda problem: problem.name)
+def test_the_lipschitz_constants_are_no_larger_than_they_must_be(problem: Problem) -> None:
+    """They are the largest curvatures at some point: where a loss is least, or at 0."""
+    corners = [known(problem.pareto_point(w)) for w in torch.eye(len(problem.names), dtype=torch.float64)]
+    for i, bound in enumerate(known(problem.lipschitz)):
+        largest = 0.0
+        for theta in (corners[i], torch.zeros_like(problem.start)):
+            hessian = torch.autograd.functional.hessian(lambda at, i=i: problem.losses(at)[i], theta)
+            largest = max(largest, float(torch.linalg.matrix_norm(hessian, 2)))
+        assert largest == pytest.approx(float(bound), rel=1e-9)
+
+
+@every_small_problem
+def test_no_loss_is_below_its_infimum(problem: Problem) -> None:
+    losses = problem.losses(torch.stack(points(problem, 1000)))
+    assert (losses >= known(problem.ideal) - LARGE * (1 + losses.abs())).all()
+
+
+@pytest.mark.parametrize("problem", parametrised(SMALL), ids=lambda problem: problem.name)
+def test_every_loss_comes_near_its_infimum_at_a_corner_of_the_pareto_set(problem: Problem) -> None:
+    """The weights are 2⁻⁵⁰ from the corners: for DTLZ2 that leaves 2⁻²⁵."""
+    corners = torch.stack([problem.losses(known(problem.pareto_point(w))) for w in places(problem, 0)])
+    assert (corners.amin(0) - known(problem.ideal) <= 2.0**-24).all()
+
+
+# ---------------------------------------------------------------------- by hand, from the publications
+
+
+def front_of_zdt(number: int) -> Callable[[Tensor], Tensor]:
+    """Return f₁ as a function of f₀ on the front."""
+    return {
+        1: lambda x: 1 - x.sqrt(),
+        2: lambda x: 1 - x.square(),
+        3: lambda x: 1 - x.sqrt() - x * (10 * math.pi * x).sin(),
+    }[number]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_front_of_zdt_is_the_published_one(number: int) -> None:
+    problem = ZDT(number, 5)
+    front = torch.stack([problem.losses(known(problem.pareto_point(w))) for w in places(problem, 100)])
+    torch.testing.assert_close(front[:, 1], front_of_zdt(number)(front[:, 0]))
+    # At the published variables x, of which the last are at √(1 + θ²) − 1.
+    theta = torch.tensor([0.0, 0.75, 0.75, -0.75, -0.75], dtype=torch.float64)
+    x, g = 0.5, 1 + 9 / 4 * (4 * 0.25)
+    expected = {1: g * (1 - math.sqrt(x / g)), 2: g * (1 - (x / g) ** 2), 3: g * (1 - math.sqrt(x / g))}[number]
+    assert problem.losses(theta).tolist() == pytest.approx([x, expected])
+
+
+def test_the_front_of_dtlz2_is_the_sphere() -> None:
+    for m in (2, 3, 5):
+        problem = DTLZ2(m, m + 3)
+        for w in places(problem):
+            losses = problem.losses(known(problem.pareto_point(w)))
+            torch.testing.assert_close(losses, (w / w.sum()).sqrt(), atol=1e-7, rtol=1e-7)
+    # By hand: cos cos, cos sin, sin of angles of 45°, and g = 4.
+    half = math.sqrt(0.5)
+    found = DTLZ2(3, 3).losses(torch.tensor([0.0, 0.0, 2.0], dtype=torch.float64))
+    assert found.tolist() == pytest.approx([5 * half * half, 5 * half * half, 5 * half])
+
+
+def test_the_front_of_fonseca_and_fleming_is_the_published_one() -> None:
+    """f₁ = 1 − exp(−(2 − √(−log(1 − f₀)))²)."""
+    problem = FonsecaFleming(7)
+    for w in places(problem, 20):
+        first, second = problem.losses(known(problem.pareto_point(w)))
+        assert float(second) == pytest.approx(1 - math.exp(-((2 - math.sqrt(-math.log1p(-first))) ** 2)), abs=1e-7)
+
+
+def test_the_pareto_set_of_the_two_valleys_is_where_the_authors_draw_it() -> None:
+    """In the middle, to 10⁻⁴; at the ends it is lower than they draw. A start has the value of toy.py."""
+    problem = TwoValleys()
+    assert known(problem.pareto_point([1.0, 1.0])).tolist() == pytest.approx([0.0, -8.3552], abs=1e-4)
+    ends = torch.stack([known(problem.pareto_point([1.0, 0.0])), known(problem.pareto_point([0.0, 1.0]))])
+    straight = torch.tensor([[7.0, -8.3552], [-7.0, -8.3552]], dtype=torch.float64)
+    assert (problem.losses(ends).diagonal() < problem.losses(straight).diagonal()).all()
+    assert TwoValleys(0.1).losses(problem.start)[0] == pytest.approx(0.1 * float(problem.losses(problem.start)[0]))
+    x = y = 9.0  # written as it is there
+    first = math.log(max(abs(0.5 * (-x - 7) - math.tanh(-y)), 5e-6)) + 6
+    second = math.log(max(abs(0.5 * (-x + 3) + math.tanh(-y) + 2), 5e-6)) + 6
+    expected = [first * math.tanh(y * 0.5), second * math.tanh(y * 0.5)]
+    assert problem.losses(torch.tensor([x, y], dtype=torch.float64)).tolist() == pytest.approx(expected)
+
+
+def test_the_losses_of_viennet_are_least_where_they_should_be() -> None:
+    problem = Viennet()
+    origin, other = torch.tensor([[0.0, 0.0], [-2.0, -1.0]], dtype=torch.float64)
+    ideal = known(problem.ideal)
+    assert problem.losses(origin)[[0, 2]].tolist() == pytest.approx(ideal[[0, 2]].tolist())
+    assert problem.losses(other)[1] == pytest.approx(float(ideal[1]))
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_viennet_is_stationary_where_its_radial_losses_disagree(x: float, y: float) -> None:
+    """(94), against the linear programme."""
+    s = x * x + y * y
+    first, third = 0.5 + math.cos(s), 1.1 * math.exp(-s) - 1 / (s + 1) ** 2
+    if first * third < 0:
+        J = Viennet().jacobian(torch.tensor([x, y], dtype=torch.float64))
+        assert stationarity_residual(J) <= LARGE * float(J.norm())
+
+
+def test_fitted_regressions_have_all_losses_zero_at_the_nearest_point_and_it_is_orthogonal() -> None:
+    problem = LinearRegressions.random([3, 4], 10, seed=5)
+    for theta in points(problem):
+        nearest = known(problem.nearest(theta))
+        assert problem.losses(nearest).max() <= 2.0**-80
+        rows = torch.cat(problem.inputs)
+        move = nearest - theta  # in the span of the data
+        assert (move - torch.linalg.pinv(rows) @ rows @ move).norm() <= LARGE * move.norm()
+
+
+def test_the_mirror_changes_the_axes_and_nothing_else() -> None:
+    """The quadratics of P c at P θ are those of c at θ."""
+    plain, v = Quadratics.random(6, 3, condition=100.0, mirrored=False), torch.arange(1.0, 7.0, dtype=torch.float64)
+    P = torch.eye(6, dtype=torch.float64) - 2 * torch.outer(v, v) / (v @ v)
+    mirrored = Quadratics(plain.centres @ P, plain.curvatures, mirror=v)
+    torch.testing.assert_close(mirrored.losses(plain.starts @ P), plain.losses(plain.starts))
+    w = [0.2, 0.3, 0.5]
+    torch.testing.assert_close(mirrored.pareto_point(w), P @ plain.pareto_point(w))
+
+
+def test_a_large_problem_has_its_pareto_point_known() -> None:
+    problem = next(problem for problem in SUITE if problem.size == 100_000)
+    w = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    J = problem.jacobian(known(problem.pareto_point(w)))
+    assert (w @ J).norm() <= LARGE * J.norm()
+
+
+# ---------------------------------------------------------------------- noise
+
+
+def test_the_noise_of_a_batch_has_the_covariance_that_was_asked_for() -> None:
+    """Means of N numbers: six standard deviations of each entry of the covariance, of each coordinate of the mean."""
+    C = torch.tensor([[0.5, -0.25, 0.0], [-0.25, 0.25, 0.1], [0.0, 0.1, 1.0]], dtype=torch.float64)
+    problem = Quadratics.random(500, 3, condition=10.0)
+    noisy = Noisy(problem, C)
+    exact = problem.jacobian(problem.start)
+    noise = torch.stack([noisy.batch(t).jacobian(problem.start) - exact for t in range(40)])  # [40, 3, 500]
+    count = 40 * 500
+    found = torch.einsum("tik,tjk->ij", noise, noise) / count
+    deviation = ((C.diagonal()[:, None] * C.diagonal() + C.square()) / count).sqrt()
+    assert ((found - C).abs() <= 6 * deviation).all()
+    assert (noise.mean((0, 2)).abs() <= 6 * (C.diagonal() / count).sqrt()).all()
+    assert (torch.einsum("ik,jk->ij", noise[0], noise[1]) / 500).abs().max() <= 6 * 500**-0.5
+
+
+def test_a_batch_is_the_same_whenever_it_is_asked_for_and_other_batches_are_others() -> None:
+    noisy = Noisy(FonsecaFleming(4), torch.eye(2))
+    theta = noisy.start + 1
+    assert torch.equal(noisy.batch(7).losses(theta), noisy.batch(7).losses(theta))
+    assert not torch.equal(noisy.batch(7).losses(theta), noisy.batch(8).losses(theta))
+    assert not torch.equal(
+        noisy.batch(7).losses(theta), Noisy(noisy.problem, torch.eye(2), seed=1).batch(7).losses(theta)
+    )
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 1000))
+def test_the_gradient_of_a_batch_is_that_of_its_losses(step: int) -> None:
+    batch = Noisy(FonsecaFleming(4), torch.eye(2)).batch(step)
+    theta = batch.start.clone().requires_grad_()
+    rows = [torch.autograd.grad(loss, theta, retain_graph=True)[0] for loss in batch.losses(theta)]
+    torch.testing.assert_close(batch.jacobian(theta), torch.stack(rows))
+
+
+# ---------------------------------------------------------------------- wrong input
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Quadratics(torch.ones(2, 3), torch.zeros(2, 3)), "must be of one shape"),
+        (lambda: ZDT(4), "must be number 1, 2 or 3"),
+        (lambda: DTLZ2(3, 2), "must have 2 ≤ m ≤ n"),
+        (lambda: LinearRegressions([torch.ones(4, 2)], [torch.ones(4)]), "must have independent rows"),
+        (lambda: LogisticRegressions([torch.ones(4, 2)], torch.ones(1, 2)), "must have n = 2 independent rows"),
+        (lambda: Network([50, 50], inputs=2, width=8), "must have no more data"),
+        (lambda: Noisy(Viennet(), torch.eye(2)), "must be symmetric"),
+        (lambda: Noisy(Viennet(), -torch.eye(3)), "must be positive semidefinite"),
+        (lambda: FonsecaFleming().pareto_point([1.0, -1.0]), "finite weights ≥ 0"),
+        (lambda: FonsecaFleming().pareto_point([0.0, 0.0]), "finite weights ≥ 0"),
+        (lambda: Network().pareto_point([1.0]), "3 finite weights"),
+    ],
+)
+def test_wrong_input_says_what_is_wrong(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

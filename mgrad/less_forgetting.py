@@ -266,10 +266,9 @@ class LessForgetting(Optimizer):
         losses = named_losses(constraints, parts=2 if isinstance(self.noise, HalfBatches) else 1)
         parts = [(name, part) for name, pair in losses.items() for part in pair]
         everything = [(loss_call(name), part) for name, part in parts]
-        if objective is not None and not isinstance(objective, Tensor) and callable(objective):
-            objective = objective()
+        forgetting = objective() if callable(objective) else objective
         if objective is not None:
-            everything.append((_OBJECTIVE, objective))
+            everything.append((_OBJECTIVE, forgetting))
         for call, loss in everything:
             check_loss(call, loss)
         self._check_open("opt.backward(...)")
@@ -287,7 +286,7 @@ class LessForgetting(Optimizer):
                     torch.autograd.backward(part, torch.full_like(part, 1 / len(losses[name])), retain_graph=retain)
             if objective is not None:
                 with capture(self._parameters(), self._objective):
-                    torch.autograd.backward(objective)
+                    torch.autograd.backward(forgetting)
                 if not self._objective:
                     raise ValueError(
                         f"`{_OBJECTIVE}` must find a gradient. Found none: it depends on none of the optimizer's "

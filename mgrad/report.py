@@ -128,7 +128,9 @@ class Report:
         return float((self.row_scales * self.gradient_norms).max()) or 1.0
 
     def to_dict(self) -> dict[str, float]:
-        """Return every figure as a flat mapping of floats, for TensorBoard, W&B or a JSON line.
+        """Return every figure as a flat mapping of finite floats, for TensorBoard, W&B or a JSON line.
+
+        A requirement of nothing, b = −∞, is left out.
 
         Example:
             >>> import torch, mgrad
@@ -161,7 +163,8 @@ class Report:
             "predicted_decrease": self.predicted_decrease,
         }
         for label, values in columns.items():
-            figures |= {f"{label}/{name}": float(value) for name, value in zip(self.names, values, strict=True)}
+            known = [(name, float(value)) for name, value in zip(self.names, values, strict=True) if value > -np.inf]
+            figures |= {f"{label}/{name}": value for name, value in known}
         return figures
 
     def __str__(self) -> str:

@@ -7,6 +7,8 @@ loggers. May import: pending, solvers.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from mgrad.pending import Pending
 from mgrad.solvers import Array, Status
 
@@ -49,7 +51,7 @@ class StepReport:
         return tuple(name for name, value in zip(self.names, self.multipliers, strict=True) if value > 0)
 
     def to_dict(self) -> dict[str, float]:
-        """Return every figure as a flat mapping of floats, for TensorBoard, W&B or a JSON line."""
+        """Return every figure as a flat mapping of finite floats, for TensorBoard, W&B or a JSON line."""
         figures = {
             "learning_rate": self.learning_rate,
             "step_norm": self.step_norm,
@@ -66,7 +68,8 @@ class StepReport:
             "multiplier": self.multipliers,
         }
         for label, values in columns.items():
-            figures |= {f"{label}/{name}": float(value) for name, value in zip(self.names, values, strict=True)}
+            known = [(name, float(value)) for name, value in zip(self.names, values, strict=True) if value > -np.inf]
+            figures |= {f"{label}/{name}": value for name, value in known}
         return figures
 
     def __str__(self) -> str:

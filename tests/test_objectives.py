@@ -347,6 +347,17 @@ def test_replay_goes_over_its_batches_and_a_function_is_an_objective() -> None:
     assert pulls == [1.0, 3.0, 1.0]
 
 
+@pytest.mark.parametrize("returned", [None, 3.0])
+def test_a_function_must_return_a_loss(returned: Any) -> None:
+    w = Parameter(torch.ones(2))
+    opt = LessForgetting(torch.optim.SGD([w], lr=0.1))
+    with pytest.raises(TypeError, match=r"objective=\.\.\.\)` must be a tensor. Found (NoneType|float)"):
+        opt.backward([w.sum()], objective=lambda: returned)
+    opt.backward([w.sum()])  # as if nothing had been
+    assert w.grad is not None
+    assert w.grad.tolist() == [1.0, 1.0]
+
+
 def test_replay_says_when_there_is_nothing_left() -> None:
     replay = Replay(lambda batch: batch, iter([torch.ones(())]))
     replay()

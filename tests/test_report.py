@@ -168,8 +168,8 @@ def test_a_requirement_of_nothing_is_shown_as_such(solver: Solver) -> None:
     figures = (report.duality_gap, report.primal_residual, report.dual_residual, report.complementarity)
     assert figures == (0.0, 0.0, 0.0, 0.0)
     assert report.unmet == ()
-    assert report.to_dict()["decrease/0"] == -np.inf
-    assert all(isinstance(value, float) for value in report.to_dict().values())
+    assert "decrease/0" not in report.to_dict()
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False)) == report.to_dict()
     table = str(report).splitlines()[3:6]
     assert len({len(line) for line in table}) == 1
     assert table[1].split()[3] == "-inf"

@@ -1,0 +1,119 @@
+"""Descend: every problem, every method, every start, at the best of a few rates.
+
+In: problems and counts. Out: a record for each problem. May import: methods, mgrad.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.pareto.methods import METHODS
+from mgrad import KeepPace, constrained_direction
+from mgrad.problems import Noisy, Problem
+
+Record = dict[str, Any]
+RATES = (0.1, 0.3, 1.0)  # times 1/max L where the Lipschitz constants are known, else times 1/max ‖gᵢ(θ₀)‖
+REACHED = 1e-3  # √δ/max ‖gᵢ(θ₀)‖ that counts as stationary
+LOOKS, PATH = 25, 60  # points of a curve, and of a path in the plane
+
+
+def descend(problem: Problem, steps: int, seeds: int, progress: "tqdm[Any]") -> Record:
+    """Run every method on a problem.
+
+    Args:
+        problem: to be solved.
+        steps: of each run.
+        seeds: how many of the problem's starts.
+        progress: told of each method.
+
+    Returns:
+        What is known of the problem, and a run for each method and start, at the method's best rate.
+    """
+    runs = []
+    for method, make in METHODS.items():
+        for start in problem.starts[:seeds]:
+            tried = [_run(problem, make, start, rate * _unit(problem, start), steps) for rate in RATES]
+            best = min(tried, key=lambda run: run["stationarity"])
+            runs.append({"method": method, **best})
+        progress.update()
+    return {
+        "problem": problem.name,
+        "size": problem.size,
+        "losses": len(problem.names),
+        "reference": problem.reference,
+        "runs": runs,
+    }
+
+
+def _unit(problem: Problem, start: Tensor) -> float:
+    """Return the rate that all rates are multiples of."""
+    if problem.lipschitz is not None:
+        return 1 / float(problem.lipschitz.max())
+    return 1 / float(problem.jacobian(start).norm(dim=1).max())
+
+
+def _run(problem: Problem, make: Callable[[], Any], start: Tensor, rate: float, steps: int) -> Record:
+    """Descend from a start, at a rate that decays like 1/t."""
+    direction, theta = make(), start.clone()
+    size = float(problem.jacobian(start).norm(dim=1).max()) or 1.0
+    looks = set(np.unique(np.geomspace(1, steps, LOOKS).round().astype(int)).tolist())
+    places = set(np.linspace(0, steps, PATH).round().astype(int).tolist()) if problem.size == 2 else set()
+    curve, path, seconds, reached, risen = [], [], [], None, 0
+    before = problem.losses(theta)
+    for step in range(steps + 1):
+        if step in places:
+            path.append([float(f"{x:.4g}") for x in theta.tolist()])
+        if step in looks or step == steps:
+            stationarity = _stationarity(problem, theta) / size
+            curve.append([step, float(f"{stationarity:.3g}")])
+            if reached is None and stationarity <= REACHED:
+                reached = step
+        if step == steps:
+            break
+        rows = problem.batch(step).jacobian(theta) if isinstance(problem, Noisy) else problem.jacobian(theta)
+        began = time.perf_counter()
+        d = direction(rows, theta - start)
+        seconds.append(time.perf_counter() - began)
+        moved = theta - rate / (1 + 10 * step / steps) * d
+        if not moved.isfinite().all() or float(moved.norm()) > 1e6 * (1 + float(start.norm())):
+            stationarity = np.inf  # it has run away
+            break
+        theta = moved
+        now = problem.losses(theta)
+        risen += int((now > before + 1e-12 * before.abs()).sum())
+        before = now
+    return {
+        "rate": rate,
+        "stationarity": stationarity,
+        "strong": _strong(problem, theta) / size,
+        "risen": risen / (steps * len(before)),
+        "losses": [float(f"{loss:.5g}") for loss in before.tolist()],
+        "reached": reached,
+        "seconds": float(np.median(seconds)),
+        **_distances(problem, start, theta),
+        "curve": curve,
+        "path": path,
+    }
+
+
+def _stationarity(problem: Problem, theta: Tensor) -> float:
+    """Return √δ of the true gradients."""
+    report = constrained_direction(problem.jacobian(theta)).report
+    return float(np.sqrt(report.stationarity))
+
+
+def _strong(problem: Problem, theta: Tensor) -> float:
+    """Return ‖r‖ of the true gradients."""
+    return constrained_direction(problem.jacobian(theta), decrease=KeepPace(margin=0.0)).report.strong_stationarity
+
+
+def _distances(problem: Problem, start: Tensor, theta: Tensor) -> dict[str, float | None]:
+    """Return how far θ is from where it started, and from the Pareto-optimal point nearest to that."""
+    moved, nearest = float((theta - start).norm()), problem.nearest(start)
+    if nearest is None:
+        return {"moved": moved, "least": None, "apart": None}
+    return {"moved": moved, "least": float((nearest - start).norm()), "apart": float((theta - nearest).norm())}

@@ -1,0 +1,79 @@
+"""The benchmark of Pareto stationarity: its runs are what they say, and a problem that is there is not run again."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tqdm import tqdm
+
+from benchmarks.pareto import plot, report, runs
+from benchmarks.pareto.__main__ import file_name, main
+from benchmarks.pareto.methods import METHODS
+from mgrad.problems import Problem, suite
+
+ROOT = Path(__file__).parents[3]
+PLANE = "quadratics, one Hessian, condition 10, m = 2, n = 2"
+
+
+def problem(name: str) -> Problem:
+    return next(problem for problem in suite() if problem.name == name)
+
+
+@pytest.fixture(scope="module")
+def record() -> report.Record:
+    return runs.descend(problem(PLANE), steps=200, seeds=1, progress=tqdm(disable=True))
+
+
+def test_every_method_is_run_from_every_start(record: report.Record) -> None:
+    assert [run["method"] for run in record["runs"]] == list(METHODS)
+    for run in record["runs"]:
+        assert run["rate"] in runs.RATES  # the largest Lipschitz constant is 1
+        assert run["path"][0] == [float(f"{x:.4g}") for x in problem(PLANE).start.tolist()]
+        assert run["curve"][-1] == [200, pytest.approx(run["stationarity"], rel=0.005)]
+
+
+def test_figures_are_those_of_the_end(record: report.Record) -> None:
+    """By closed forms: the Pareto set is a segment, and δ of two rows has a formula."""
+    at, nearest = problem(PLANE), problem(PLANE).nearest(problem(PLANE).start)
+    assert nearest is not None
+    for run in record["runs"]:
+        theta = torch.tensor(run["path"][-1], dtype=torch.float64)
+        assert run["moved"] == pytest.approx(float((theta - at.start).norm()), abs=1e-3)
+        assert run["apart"] == pytest.approx(float((theta - nearest).norm()), abs=1e-3)
+        assert run["least"] == pytest.approx(float((nearest - at.start).norm()))
+    best = {run["method"]: run for run in record["runs"]}
+    a, b = at.jacobian(torch.tensor(best["TorchJD PCD"]["path"][-1], dtype=torch.float64))
+    share = float(((b - a) @ b / (a - b).square().sum()).clamp(0, 1))
+    size = float(at.jacobian(at.start).norm(dim=1).max())
+    shortest = float((share * a + (1 - share) * b).norm()) / size
+    assert best["TorchJD PCD"]["stationarity"] == pytest.approx(shortest, rel=1e-2)
+    assert best["KeepPace"]["stationarity"] < 1e-3
+    assert best["TorchJD PCD"]["moved"] == 0.0  # it is as long as the pull, which is 0 at θ₀
+
+
+def test_what_runs_away_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "RATES", (1e9,))
+    monkeypatch.setattr(runs, "METHODS", {"sum": METHODS["sum"]})
+    found = runs.descend(problem(PLANE), steps=50, seeds=1, progress=tqdm(disable=True))
+    assert np.isinf(found["runs"][0]["stationarity"])
+
+
+def test_a_problem_that_is_there_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--steps", "3", "--seeds", "1", "--problems", "Fonseca", "--out", str(tmp_path)]
+    main(arguments)
+    path = tmp_path / file_name("Fonseca-Fleming, n = 2")
+    before = path.read_text(encoding="utf-8")
+    assert json.loads(before)["arguments"] == {"steps": 3, "seeds": 1}
+    main(arguments)
+    assert path.read_text(encoding="utf-8") == before
+    assert capsys.readouterr().out.count(report.page(report.load(tmp_path))) == 2
+    for draw in (plot.trajectories, plot.fronts):
+        assert (tmp_path / f"{draw.__name__}.png").stat().st_size > 10_000
+    assert not (tmp_path / "stationarity.png").exists()  # none of its problems
+
+
+def test_tables_of_the_docs_are_made_from_the_committed_results() -> None:
+    page = report.page(report.load(report.DIRECTORY))
+    assert page in (ROOT / "docs" / "pareto.md").read_text(encoding="utf-8")

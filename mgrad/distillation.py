@@ -3,6 +3,7 @@
 In: a model and what it was. Out: a scalar loss, to be passed as an objective. May import: nothing of mgrad.
 """
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
@@ -67,7 +68,7 @@ class Distillation:
             raise ValueError(
                 f'`Distillation(measure=...)` must be "kl", "mse" or "cosine". Found {measure!r}. Use "kl" for logits.'
             )
-        if not 0 < temperature < float("inf"):
+        if not 0 < temperature < math.inf:
             raise ValueError(
                 f"`Distillation(temperature=...)` must be positive and finite. Found {temperature}. Use 1.0."
             )
@@ -107,7 +108,8 @@ class Distillation:
         if self.measure == "cosine":
             return 1 - functional.cosine_similarity(outputs, target, dim=-1)
         student, teacher = (x.div(self.temperature).log_softmax(-1) for x in (outputs, target))
-        return (teacher.exp() * (teacher - student)).sum(-1) * self.temperature**2
+        apart = (teacher - student).masked_fill(teacher == -math.inf, 0.0)  # 0·log 0 of what is masked out
+        return (teacher.exp() * apart).sum(-1) * self.temperature**2
 
     @contextmanager
     def _teaching(self) -> Iterator[Callable[..., Any]]:
@@ -119,7 +121,7 @@ class Distillation:
             if isinstance(self.teacher, nn.Module):
                 yield self.teacher
             elif isinstance(self.teacher, Mapping):
-                named = self.model.named_parameters(remove_duplicate=False)
+                named = self.model.named_parameters()  # a tied weight by one of its names: the others follow
                 values = {name: self.teacher.get(parameter, parameter).detach() for name, parameter in named}
                 yield lambda *inputs, **options: functional_call(self.model, values, inputs, options)
             else:

@@ -5,7 +5,7 @@ corrected, and a `StepReport`. May import: jacobian, step_report, solvers, value
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgrad.jacobian import Row, along, combine
+from mgrad.jacobian import Row, along, combine, norm
 from mgrad.solvers import Array, rounding
 from mgrad.step_report import PendingStepReport, StepReport
 from mgrad.values import Scalar, cleared, filled, minimise, norms, quotient, root
@@ -45,11 +45,11 @@ class Promise:
 
     def __post_init__(self) -> None:
         """Remember the direction that is in `.grad`."""
-        self.norm, self.versions = _norm(self._gradients(), self.home), self._versions()
+        self.length, self.versions = norm(self._gradients(), self.home), self._versions()
 
     def share(self) -> Scalar:
         """Return how much of the direction's length is left in `.grad`: less than 1 where it has been clipped."""
-        return 1.0 if self._versions() == self.versions else quotient(_norm(self._gradients(), self.home), self.norm)
+        return 1.0 if self._versions() == self.versions else quotient(norm(self._gradients(), self.home), self.length)
 
     @torch.no_grad()
     def keep(self, before: Mapping[Tensor, Tensor], rate: float, share: Scalar) -> StepReport:
@@ -119,7 +119,7 @@ class Promise:
     def _step_error(self, before: Mapping[Tensor, Tensor], length: Scalar) -> Scalar:
         """Return by how much rounding may change J u, relative to the lengths of the rows (math.md, 55)."""
         precision = max(torch.finfo(parameter.dtype).eps for parameter in before)
-        spread = _norm(before.values(), self.home) / sum(parameter.numel() for parameter in before) ** 0.5
+        spread = norm(before.values(), self.home) / sum(parameter.numel() for parameter in before) ** 0.5
         return precision * (2 * (spread if isinstance(self.gramian, Tensor) else spread.item()) + length)
 
     def _check_finite(self, products: Array, before: Mapping[Tensor, Tensor]) -> None:
@@ -140,9 +140,3 @@ class Promise:
     def _versions(self) -> list[tuple[int, int] | None]:
         """Return what shows whether a gradient has been changed."""
         return [None if p.grad is None else (id(p.grad), p.grad._version) for p in self.parameters]
-
-
-def _norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
-    """Return the norm of all blocks together."""
-    total: Tensor = torch.stack([block.norm().double().to(home) for block in blocks]).norm()
-    return total

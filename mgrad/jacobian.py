@@ -6,7 +6,7 @@ May import: nothing of mgrad. Knows no optimizer.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -89,6 +89,23 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.devic
     if metric is None:
         return _sums(rows, parameters, home, lambda window: window @ window.T)
     return _sums([*rows, metric], parameters, home, lambda window: (window[:-1] * window[-1]) @ window[:-1].T)
+
+
+def norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
+    """Compute the norm of all blocks together.
+
+    Args:
+        blocks: of any floating-point dtype, on any devices; none at all count as 0.
+        home: where the sum is taken.
+
+    Returns:
+        A float64 tensor of no dimension, at home.
+
+    Cost: one read of each.
+    """
+    parts = [torch.zeros((), dtype=torch.float64, device=home)]
+    total: Tensor = torch.stack([*parts, *(block.norm().double().to(home) for block in blocks)]).norm()
+    return total
 
 
 def along(rows: Sequence[Row], vector: Row, parameters: Sequence[Tensor], home: torch.device) -> Tensor:

@@ -20,13 +20,13 @@ from mgrad.anchor import Anchor, pull_back
 from mgrad.decrease import DecreaseRule, KeepPace
 from mgrad.direction import Normalise, Scale, Solver, check_options, solve_direction
 from mgrad.enforcement import Promise
-from mgrad.jacobian import Row, along, capture, check_dense, combine, gramian, shared_graphs
+from mgrad.jacobian import Row, along, capture, check_dense, combine, gramian, norm, shared_graphs
 from mgrad.losses import Loss, check_loss, check_names, loss_call, loss_values, named_losses
 from mgrad.metric import preconditioner
 from mgrad.noise import GramianAverage, HalfBatches, Noise, RowAverage, SmoothRows
 from mgrad.report import Report
 from mgrad.step_report import StepReport
-from mgrad.values import root
+from mgrad.values import quotient, root
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
 _OBJECTIVE = "opt.backward(..., objective=...)"
@@ -266,7 +266,7 @@ class LessForgetting(Optimizer):
         losses = named_losses(constraints, parts=2 if isinstance(self.noise, HalfBatches) else 1)
         parts = [(name, part) for name, pair in losses.items() for part in pair]
         everything = [(loss_call(name), part) for name, part in parts]
-        forgetting = objective() if callable(objective) else objective
+        forgetting: Any = objective() if callable(objective) else objective
         if objective is not None:
             everything.append((_OBJECTIVE, forgetting))
         for call, loss in everything:
@@ -420,8 +420,9 @@ class LessForgetting(Optimizer):
         parameters = self._parameters()
         check_dense("objective_loss.backward()", parameters)
         rows: list[Row] = [*(self._row(name) for name in names), self._objective_row()]
-        home, metric = self._home(parameters), self._metric_row(rows[:-1])
+        home = self._home(parameters)
         known: Any = None if losses is None else loss_values(losses, names, home if self.solver == "device" else None)
+        metric = self._metric_row(rows[:-1], parameters, home, known)
         products: Any = gramian(rows, parameters, home, metric)
         estimate, average = products, self._gramian_average
         if self.solver != "device":
@@ -685,10 +686,18 @@ class LessForgetting(Optimizer):
             )
         return parameters[0].device
 
-    def _metric_row(self, rows: Sequence[Row]) -> Row | None:
+    def _metric_row(
+        self, rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.device, losses: Tensor | None
+    ) -> Row | None:
         """Return P as a row: the base's scaling of the gradients, times its learning rates over the least of them."""
         if self.metric == "euclidean":
             return None
+        # The squares of the rows as they are posed; by their Euclidean norm, as that in P is not known yet.
+        sizes: Any = [1.0] * len(rows)
+        if self.normalise == "gradient":
+            sizes = [norm((b for p in parameters if (b := row(p)) is not None), home) for row in rows]
+        elif self.normalise == "loss" and losses is not None:
+            sizes = list(losses)
         scaling, rate = preconditioner(self.base), self._rate()
         groups = {p: group for group in self.param_groups for p in group["params"]}
         kept: dict[Tensor, Tensor | None] = {}  # the base's step changes the state that P is made of
@@ -696,13 +705,16 @@ class LessForgetting(Optimizer):
         def row(parameter: Tensor) -> Tensor | None:
             if parameter in kept:
                 return kept[parameter]
-            blocks = [block for row in rows if (block := row(parameter)) is not None]
+            blocks = [(b, size) for row, size in zip(rows, sizes, strict=True) if (b := row(parameter)) is not None]
             block = None
             if blocks:
-                group, kind = groups[parameter], torch.promote_types(blocks[0].dtype, torch.float32)
-                square = blocks[0].to(kind).square()
-                for other in blocks[1:]:
-                    square.addcmul_(other, other)
+                group, kind = groups[parameter], torch.promote_types(parameter.dtype, torch.float32)
+                square = torch.zeros_like(parameter, dtype=kind)
+                for part, size in blocks:
+                    scaled = part.to(kind)
+                    if self.normalise is not None:
+                        scaled = scaled * quotient(1.0, torch.as_tensor(size, dtype=kind, device=parameter.device))
+                    square.addcmul_(scaled, scaled)
                 block = scaling(self.state.get(parameter, {}), group, parameter, square)
                 if rate not in {0.0, group["lr"]}:
                     block.mul_(group["lr"] / rate)

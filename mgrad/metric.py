@@ -73,7 +73,8 @@ def _rmsprop(state: State, group: State, _parameter: Tensor, square: Tensor) -> 
 
 def _adagrad(state: State, group: State, _parameter: Tensor, square: Tensor) -> Tensor:
     root: Tensor = square.add_(state["sum"]).sqrt_()
-    return root.add_(group["eps"]).reciprocal_()
+    decayed = 1 + (_next_step(state) - 1) * group["lr_decay"]  # by which torch divides the learning rate
+    return root.add_(group["eps"]).mul_(decayed).reciprocal_()
 
 
 def _adafactor(state: State, group: State, parameter: Tensor, square: Tensor) -> Tensor:
@@ -88,6 +89,7 @@ def _adafactor(state: State, group: State, parameter: Tensor, square: Tensor) ->
     else:
         estimate = torch.lerp(state["variance"], square, new) if state else square
     size = (parameter.detach().norm() / parameter.numel() ** 0.5).clamp(min=second)
+    size *= (_next_step(state) ** -0.5 / (group["lr"] or 1.0)).clamp(max=1.0)  # above that torch cuts the learning rate
     return estimate.clamp(min=first**2).rsqrt_().mul_(size)
 
 

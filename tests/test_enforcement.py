@@ -213,6 +213,7 @@ METRICS: dict[str, Callable[[Any], Optimizer]] = {
     "AdamW": partial(AdamW, lr=0.5, betas=(0.0, 0.9), weight_decay=0.0),
     "RMSprop": partial(RMSprop, lr=0.5, alpha=0.9),
     "Adagrad": partial(Adagrad, lr=0.5),
+    "Adagrad-decay": partial(Adagrad, lr=0.5, lr_decay=0.1, initial_accumulator_value=0.3),
     "Adafactor": partial(Adafactor, lr=0.5, weight_decay=0.0, d=1e9),
 }
 
@@ -238,10 +239,9 @@ def test_preconditioner_is_what_the_base_does_to_a_gradient(base: Callable[[Any]
     other = base(twin)
     other.load_state_dict(deepcopy(state))
     taken = step(twin, other)
-    size = min(0.5, (steps + 1) ** -0.5) if isinstance(opt, Adafactor) else 0.5
     for parameter, moved, gradient, start in zip(parameters, twin, taken, before, strict=True):
         found = scaling(opt.state.get(parameter, {}), group, parameter, gradient.square())
-        torch.testing.assert_close(found, (start - moved.detach()) / (size * gradient), rtol=1e-9, atol=0.0)
+        torch.testing.assert_close(found, (start - moved.detach()) / (0.5 * gradient), rtol=1e-9, atol=0.0)
     assert_identical(opt.state_dict(), state)
 
 
@@ -270,6 +270,26 @@ def test_in_the_base_s_metric_the_direction_is_that_of_the_scaled_problem(case: 
     error = rounding(sum(J.shape)) * (np.abs(scaled) @ parts + np.abs(report.decrease))
     allowed = np.sqrt((report.multipliers + nu) @ error) + rounding(len(J) + 1) * np.linalg.norm(parts)
     assert np.linalg.norm(d - exact) <= allowed
+
+
+@pytest.mark.parametrize("kind", ["gradient", "loss"])
+@pytest.mark.parametrize("solver", ["active_set", "device"])
+def test_in_the_base_s_metric_units_of_normalised_losses_do_not_matter(kind: Any, solver: Any) -> None:
+    """Proposition 16 in the metric of a base whose second moments are those of directions without a unit."""
+    ends = []
+    for unit in (1.0, 2.0**10):
+        model = new_model()
+        base = Adam(model.parameters(), lr=0.02)
+        opt = LessForgetting(base, normalise=kind, metric="base", enforce="step", solver=solver)
+        for step in range(4):
+            opt.zero_grad()
+            found = losses(model, step)
+            opt.backward({**found, "de": unit * found["de"]})
+            opt.step()
+        ends.append(weights(model))
+    # A factor of two in a unit changes no digit but those of sums of squares.
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.99, 0.999])

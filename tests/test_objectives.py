@@ -347,6 +347,44 @@ def test_replay_goes_over_its_batches_and_a_function_is_an_objective() -> None:
     assert pulls == [1.0, 3.0, 1.0]
 
 
+def test_tied_weights_are_taught_by_their_start() -> None:
+    """Against a copy of the model as it was."""
+    model = nn.Sequential(Linear(3, 3), nn.Tanh(), Linear(3, 3))
+    model[2].weight = model[0].weight
+    before = deepcopy(model)
+    opt = LessForgetting(torch.optim.SGD(model.parameters(), lr=0.1))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    inputs = torch.randn(5, 3)
+    assert torch.equal(Distillation(model, opt.start)(inputs), Distillation(model, before)(inputs))
+
+
+def test_what_is_masked_out_of_a_softmax_does_not_count() -> None:
+    """Of logits of −∞ on both sides: the KL of the others alone, and finite gradients."""
+    masked = torch.tensor([False, True, False, False])
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = Linear(2, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.layer(x).masked_fill(masked, -torch.inf)
+            return logits
+
+    model, inputs = Masked(), torch.randn(3, 2)
+    teacher = deepcopy(model)
+    with torch.no_grad():
+        model.layer.weight.add_(torch.randn(4, 2))
+    loss = Distillation(model, teacher)(inputs)
+    loss.backward()
+    student, taught = (m(inputs)[:, ~masked].log_softmax(-1) for m in (model, teacher))
+    torch.testing.assert_close(loss, kl_div(student, taught, reduction="batchmean", log_target=True))
+    assert model.layer.weight.grad is not None
+    assert model.layer.weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("returned", [None, 3.0])
 def test_a_function_must_return_a_loss(returned: Any) -> None:
     w = Parameter(torch.ones(2))

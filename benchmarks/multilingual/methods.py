@@ -159,6 +159,14 @@ METHODS = {
         "less-forgetting with noise=HalfBatches()", OWN, _ours(noise=HalfBatches()), strength=0.1, halves=True
     ),
     "by-gradient": Method('less-forgetting with normalise="gradient"', OWN, _ours(normalise="gradient"), strength=0.1),
+    "by-gradient-distillation": Method(
+        "by-gradient, less forgetting of what strings of other languages are encoded as",
+        OWN,
+        _ours(anchor=None, normalise="gradient"),
+        strength=0.1,
+        keeps=True,
+        objective=Keeping.distillation,
+    ),
     "by-loss": Method('less-forgetting with normalise="loss"', OWN, _ours(normalise="loss"), strength=0.1),
     "enforced": Method(
         'less-forgetting with enforce="step", metric="base"', OWN, _ours(enforce="step", metric="base"), strength=0.1

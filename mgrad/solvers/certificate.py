@@ -73,7 +73,7 @@ def measure(problem: Problem, x: Array, known: Slacks | None = None) -> Figures:
     Args:
         problem: G, q and the domain.
         x: the answer to be judged.
-        known: its slacks, if they have been computed.
+        known: its slacks, if they have been computed: of an x ≥ 0.
 
     Returns:
         The figures of the certificate.
@@ -81,17 +81,20 @@ def measure(problem: Problem, x: Array, known: Slacks | None = None) -> Figures:
     Cost: O(m²).
     """
     gramian, q, lengths, zero_rows, domain, bound, linear_error = problem
-    size, smallest = len(q), least(x)
-    absolute = x if smallest >= 0 else np.abs(x)
+    size, smallest, absolute = len(q), 0.0, x
+    if known is None:
+        smallest = least(x)
+        absolute = x if smallest >= 0 else np.abs(x)
+        known = slacks(gramian, q, x, absolute)
     # A slack is known to its rounding error only; beside a row 1e12 times as long, that of a short row's optimum would
     # swamp the gap.
-    slack, sizes, highest = slacks(gramian, q, x, absolute) if known is None else known
+    slack, sizes, highest, least_slack = known
     magnitude = ddot(absolute, sizes)
     total = ddot(x, slack)
     products = x * slack
 
     if domain == "simplex":
-        gap = violation = _ratio(total - least(highest), magnitude)
+        gap = violation = _ratio(total - least_slack, magnitude)
         outside = max(abs((dasum(x) if smallest >= 0 else float(x.sum())) - 1), -smallest)
         products = daxpy(x, products, size, -total)
     else:
@@ -99,8 +102,9 @@ def measure(problem: Problem, x: Array, known: Slacks | None = None) -> Figures:
         units = np.where(lengths > 0, lengths, 1.0) if zero_rows else lengths
         if linear_error is not None:
             highest = highest + linear_error
+            least_slack = least(highest)
         unmet = violation = outside = 0.0
-        if least(highest) < 0:
+        if least_slack < 0:
             unmet = -least(highest / units)
             violation = unmet / _largest(sizes / units)
         if smallest < 0:
@@ -112,7 +116,8 @@ def measure(problem: Problem, x: Array, known: Slacks | None = None) -> Figures:
                 gap = max(gap, _ratio(gain, magnitude + gain))
         else:
             length = ddot(x, lengths)
-            outside = max(outside, _ratio(length - bound, length))
+            if length > bound:
+                outside = max(outside, _ratio(length - bound, length))
             price = -least(slack / units) if unmet else 0.0  # of the bound itself
             gap = _ratio(abs(total + bound * price), magnitude)
             if price:

@@ -15,6 +15,7 @@ from mgrad.solvers.problem import OPTIMAL, SURE, Array, Outcome, Problem, Status
 Free = NDArray[np.intp] | None
 """The places of the free variables; None stands for all."""
 
+_FEW = 16  # rows of which all are tried first on the simplex: their system costs no more than a guess
 _SYSTEMS = 12  # that are solved before the problem is left to the active-set method
 
 
@@ -41,6 +42,8 @@ def solve_pivoting(problem: Problem, start: Array | None, max_iterations: int) -
     free: Free
     if start is not None and dasum(start):
         free, whole = start.nonzero()[0], True  # a start is trusted more
+    elif size <= _FEW if simplex else _are_most(np.signbit(linear)):
+        free, whole = None, True
     else:
         free, whole = _first_guess(problem), False  # whole: whether all have been free together
     iterations, most = 0, min(_SYSTEMS, max_iterations)
@@ -51,7 +54,7 @@ def solve_pivoting(problem: Problem, start: Array | None, max_iterations: int) -
         if iterations == most:
             break
         iterations += 1
-        if not whole and 2 * len(free) + (not simplex) > size:
+        if free is not None and not whole and 2 * len(free) + (not simplex) > size:
             # Where half are free, all may be: that is the cheapest to see, and little leaves if it is wrong.
             free, whole = None, True
         factor, point, kappa = _minimiser(gramian, linear, simplex, free)
@@ -73,12 +76,11 @@ def solve_pivoting(problem: Problem, start: Array | None, max_iterations: int) -
             free = _without_negative(free, point, problem)
             continue
         known = slacks(gramian, linear, x, x)
-        _, sizes, highest = known
+        _, sizes, highest, least_slack = known
         if free is not None:
-            if simplex:
-                highest = highest + (rounding(size) * ddot(x, sizes) - kappa)
-            if least(highest) < 0:
-                falling = np.signbit(highest)
+            more = rounding(size) * ddot(x, sizes) - kappa if simplex else 0.0
+            if least_slack + more < 0:
+                falling = np.signbit(highest + more)
                 falling[free] = False
                 if np.count_nonzero(falling):
                     falling[free] = True

@@ -20,9 +20,9 @@ Domain = Literal["nonnegative", "simplex"]
 Method = Literal["active_set", "frank_wolfe", "plain_frank_wolfe"]
 _DOMAINS, _METHODS = get_args(Domain), get_args(Method)
 
-Slacks = tuple[Array, Array, Array]
-"""Of some x [m]: Gx + q as computed; |G||x| + |q|, the absolute values that it is the sum of; and the highest that
-Gx + q may be, within the rounding error of that sum."""
+Slacks = tuple[Array, Array, Array, float]
+"""Of some x [m]: Gx + q as computed; |G||x| + |q|, the absolute values that it is the sum of; the highest that Gx + q
+may be, within the rounding error of that sum; and the least of these."""
 
 EPSILON = float(np.finfo(np.float64).eps)
 SURE = 2.0**-32  # least square of a length, relative to the terms of which it is the sum, that is not rounding
@@ -206,7 +206,8 @@ def slacks(gramian: Array, linear: Array, x: Array, absolute: Array) -> Slacks:
     size = len(x)
     slack = dsymv(1.0, gramian.T, x, 1.0, linear)
     sizes = dsymv(1.0, abs(gramian).T, absolute, 1.0, abs(linear))
-    return slack, sizes, daxpy(sizes, slack.copy(), size, rounding(size))
+    highest = daxpy(sizes, slack.copy(), size, rounding(size))
+    return slack, sizes, highest, least(highest)
 
 
 def symmetric(problem: Problem) -> Problem:

@@ -45,11 +45,14 @@ class Promise:
 
     def __post_init__(self) -> None:
         """Remember the direction that is in `.grad`."""
-        self.norm, self.versions = _norm(self._gradients(), self.home), self._versions()
+        self.norm = _norm(self._gradients(), self.home)
 
     def share(self) -> Scalar:
-        """Return how much of the direction's length is left in `.grad`: less than 1 where it has been clipped."""
-        return 1.0 if self._versions() == self.versions else quotient(_norm(self._gradients(), self.home), self.norm)
+        """Return how much of the direction's length is left in `.grad`: less than 1 where it has been clipped; 1 of 0.
+
+        Measured: a gradient's version does not tell of all that changes it, such as a GradScaler.
+        """
+        return quotient(_norm(self._gradients(), self.home), self.norm) + (self.norm == 0)
 
     @torch.no_grad()
     def keep(self, before: Mapping[Tensor, Tensor], rate: float, share: Scalar) -> StepReport:
@@ -137,12 +140,9 @@ class Promise:
         """Return what is in `.grad`."""
         return [p.grad.detach() for p in self.parameters if p.grad is not None]
 
-    def _versions(self) -> list[tuple[int, int] | None]:
-        """Return what shows whether a gradient has been changed."""
-        return [None if p.grad is None else (id(p.grad), p.grad._version) for p in self.parameters]
-
 
 def _norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
     """Return the norm of all blocks together."""
-    total: Tensor = torch.stack([block.norm().double().to(home) for block in blocks]).norm()
+    none = torch.zeros((), dtype=torch.float64, device=home)
+    total: Tensor = torch.stack([none, *(block.norm().double().to(home) for block in blocks)]).norm()
     return total

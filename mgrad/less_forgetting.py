@@ -488,8 +488,11 @@ class LessForgetting(Optimizer):
         if closure is None and not self._solved:
             self.solve()
         promises = [(self._promise, self._promise.share())] if self._promise is not None else []
-        rate = self._rate()
-        before = {p: p.detach().clone() for p in self._parameters()} if self.enforce == "step" else {}
+        before, rate = {}, 0.0
+        if self.enforce == "step":
+            # What has been frozen since the solve still has its part of the direction, and moves.
+            parameters = self._promise.parameters if self._promise is not None else self._parameters()
+            before, rate = {p: p.detach().clone() for p in parameters}, self._rate()
         result = self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, promises))
         if promises:
             promise, share = promises[0]

@@ -141,6 +141,28 @@ def test_a_loss_scale_that_is_taken_back_leaves_the_promise_as_it_is() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
 
 
+def test_what_is_frozen_or_emptied_between_solve_and_step_is_no_error() -> None:
+    model = new_model()
+    opt = LessForgetting(SGD(model.parameters(), lr=0.1), enforce="step")
+    report = opt.backward(losses(model, 0))
+    before = weights(model)
+    model[0].requires_grad_(False)  # torch's optimizers step on what is in `.grad`
+    opt.step()
+    assert not torch.equal(model[0].weight, before[0])
+    assert opt.step_report is not None
+    assert not opt.step_report.broken
+    # θ is rounded, ε of it beside a step of more than 10⁻⁴ of it.
+    np.testing.assert_allclose(opt.step_report.base_decrease, 0.1 * report.predicted_decrease, rtol=1e-9)
+    opt.zero_grad()
+    opt.backward(losses(model, 0))
+    before = weights(model)
+    for parameter in model.parameters():
+        parameter.grad = None
+    opt.step()
+    assert_identical(weights(model), before)
+    assert not opt.step_report.promised.any()
+
+
 def test_with_several_evaluations_the_promise_is_that_of_where_the_step_began() -> None:
     model = new_model()
     opt = LessForgetting(LBFGS(model.parameters(), lr=0.5, max_iter=4), anchor=None, enforce="step")
@@ -300,6 +322,19 @@ def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="must know the learning rate"):
         LessForgetting(base, enforce="step")
     assert LessForgetting(base) is not None
+
+
+def test_a_base_without_a_learning_rate_steps() -> None:
+    class Rateless(Optimizer):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            for parameter in self.param_groups[0]["params"]:
+                parameter.sub_(0.125 * parameter.grad)
+
+    first, second = new_model(), new_model()
+    train(first, LessForgetting(Rateless(first.parameters(), {})), range(3))
+    train(second, LessForgetting(SGD(second.parameters(), lr=0.125)), range(3))
+    assert_identical(weights(first), weights(second))
 
 
 def test_with_a_rate_of_0_nothing_is_promised_but_no_loss_rises() -> None:

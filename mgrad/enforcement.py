@@ -70,7 +70,8 @@ class Promise:
             FloatingPointError: on the host, if the base's step is not finite; the parameters are then back where they
                 were.
 
-        Cost: one read of the rows and of the step; another of the rows where there is something to correct.
+        Cost: one read of the rows and of the step; another of the rows in a metric, and where there is something to
+            correct.
         """
         products: Any = along(self.rows, lambda p: p - before[p], self.parameters, self.home)
         waiting = isinstance(self.gramian, Tensor)
@@ -80,11 +81,10 @@ class Promise:
         change, length = products[:-1], products[-1] ** 0.5
         asked = self.decrease > -math.inf
         promised = rate * share * filled(self.decrease, ~asked, 0.0)
-        lengths = norms(self.gramian)
-        error = rounding(1) * (abs(change) + abs(promised)) + self._step_error(before, length) * lengths
+        error = rounding(1) * (abs(change) + abs(promised)) + self._step_error(before, length) * self._lengths()
         linear = cleared(-promised - change, error) * asked
-        reach = quotient(promised.clip(min=0.0), lengths).max()
-        bound = self.limit * (length + reach)
+        # (10) for (53), where nothing pulls and −linear is required.
+        bound = self.limit * quotient((-linear).clip(min=0.0), norms(self.gramian)).max()
         solution = minimise(self.gramian * asked * asked[:, None], linear, bound=bound, linear_error=error)
         multipliers = solution.multipliers
         figures: dict[str, Any] = dict(
@@ -119,6 +119,13 @@ class Promise:
                 block.masked_fill_(void, 0.0)
             parameter.sub_(block)
 
+    def _lengths(self) -> Any:
+        """Return ‖gᵢ‖ [m] without the metric, which the rounding of the parameters does not know."""
+        if self.metric is None:
+            return norms(self.gramian)
+        squares = torch.cat([along([], row, self.parameters, self.home) for row in self.rows])
+        return (squares if isinstance(self.gramian, Tensor) else squares.numpy()) ** 0.5
+
     def _step_error(self, before: Mapping[Tensor, Tensor], length: Scalar) -> Scalar:
         """Return by how much rounding may change J u, relative to the lengths of the rows (math.md, 55)."""
         precision = max(torch.finfo(parameter.dtype).eps for parameter in before)
@@ -143,6 +150,7 @@ class Promise:
 
 def _norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
     """Return the norm of all blocks together."""
-    none = torch.zeros((), dtype=torch.float64, device=home)
-    total: Tensor = torch.stack([none, *(block.norm().double().to(home) for block in blocks)]).norm()
+    wide = torch.float64  # squares that float32 or float16 does not hold
+    lengths = [torch.linalg.vector_norm(block, dtype=wide).to(home) for block in blocks]
+    total: Tensor = torch.stack([torch.zeros((), dtype=wide, device=home), *lengths]).norm()
     return total

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Linear
 from torch.optim import LBFGS, SGD, Adafactor, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
 
-from mgrad import Anchor, LessForgetting, Status
+from mgrad import Anchor, KeepPace, LessForgetting, NoIncrease, Status
 from mgrad.metric import preconditioner
 from mgrad.solvers import Array, rounding
 from tests.reference import exact_direction
@@ -141,6 +141,20 @@ def test_a_loss_scale_that_is_taken_back_leaves_the_promise_as_it_is() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("exponent", [-80, 0, 64])
+def test_what_clipping_leaves_is_known_whatever_the_size_and_type(dtype: torch.dtype, exponent: int) -> None:
+    # Beyond the roots of the least and the largest float32; and 300 entries, whose length bfloat16 does not hold.
+    parameter = torch.nn.Parameter(torch.zeros(300, dtype=dtype))
+    opt = LessForgetting(SGD([parameter], lr=0.125), anchor=None, enforce="step")
+    report = opt.backward([2.0**exponent * parameter.sum()])
+    assert parameter.grad is not None
+    parameter.grad[1:] = 0.0
+    opt.step()
+    assert opt.step_report is not None
+    np.testing.assert_allclose(opt.step_report.promised, 0.125 * 300**-0.5 * report.decrease, rtol=1e-12)
+
+
 def test_what_is_frozen_or_emptied_between_solve_and_step_is_no_error() -> None:
     model = new_model()
     opt = LessForgetting(SGD(model.parameters(), lr=0.1), enforce="step")
@@ -186,6 +200,33 @@ def test_with_several_evaluations_the_promise_is_that_of_where_the_step_began() 
         assert -change >= promised - rounding(100) * sum(
             float((g * u).abs().sum()) for g, u in zip(row, moved, strict=True)
         )
+
+
+@pytest.mark.parametrize(
+    ("decrease", "metric"), [(KeepPace(), "base"), (NoIncrease(), "base"), (NoIncrease(), "euclidean")]
+)
+def test_no_size_of_the_gradients_is_special(decrease: Any, metric: Any) -> None:
+    # Adam without ε, and powers of two: not a digit may differ. (In the Euclidean metric b is not in Adam's units.)
+    found = []
+    for scale in (1.0, 2.0**-40, 2.0**40):
+        torch.manual_seed(0)
+        model = Linear(3, 1)
+        away = Anchor([torch.ones_like(parameter) for parameter in model.parameters()])
+        base = Adam(model.parameters(), lr=0.01, eps=0.0)
+        opt = LessForgetting(base, anchor=away, decrease=decrease, metric=metric, enforce="step")
+        broken = 0
+        for step in range(8):
+            x, y = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(step))
+            opt.zero_grad()
+            opt.backward([scale * (model(x)[:, 0] - target).square().mean() for target in (y[:, 0], y[:, 1] - y[:, 0])])
+            opt.step()
+            assert opt.step_report is not None
+            assert opt.step_report.status is Status.OPTIMAL
+            broken += len(opt.step_report.broken)
+        assert broken
+        found.append(weights(model))
+    assert_identical(found[1], found[0])
+    assert_identical(found[2], found[0])
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "base"])

@@ -266,9 +266,6 @@ class LessForgetting(Optimizer):
         losses = named_losses(constraints, parts=2 if isinstance(self.noise, HalfBatches) else 1)
         parts = [(name, part) for name, pair in losses.items() for part in pair]
         everything = [(loss_call(name), part) for name, part in parts]
-        forgetting = objective() if callable(objective) else objective
-        if objective is not None:
-            everything.append((_OBJECTIVE, forgetting))
         for call, loss in everything:
             check_loss(call, loss)
         self._check_open("opt.backward(...)")
@@ -279,6 +276,10 @@ class LessForgetting(Optimizer):
                     f"`{loss_call(name)}` must name a constraint that has no gradients yet. Found some "
                     f"from `opt.constraint({name!r})`. Use one of the two forms, or call opt.zero_grad() first."
                 )
+        if objective is not None:
+            # Called when nothing else can be wrong: `Replay` goes on by a batch.
+            everything.append((_OBJECTIVE, objective() if callable(objective) else objective))
+            check_loss(*everything[-1])
         retained = shared_graphs([loss for _, loss in everything])
         try:
             for (name, part), retain in zip(parts, retained, strict=False):
@@ -286,7 +287,7 @@ class LessForgetting(Optimizer):
                     torch.autograd.backward(part, torch.full_like(part, 1 / len(losses[name])), retain_graph=retain)
             if objective is not None:
                 with capture(self._parameters(), self._objective):
-                    torch.autograd.backward(forgetting)
+                    torch.autograd.backward(everything[-1][1])
                 if not self._objective:
                     raise ValueError(
                         f"`{_OBJECTIVE}` must find a gradient. Found none: it depends on none of the optimizer's "

@@ -358,6 +358,32 @@ def test_a_function_must_return_a_loss(returned: Any) -> None:
     assert w.grad.tolist() == [1.0, 1.0]
 
 
+def test_a_function_is_called_only_when_nothing_else_is_wrong() -> None:
+    w = Parameter(torch.tensor([2.0]))
+    calls: list[int] = []
+
+    def objective() -> Tensor:
+        calls.append(len(calls))
+        return w.sum()
+
+    opt = LessForgetting(torch.optim.SGD([w], lr=0.1), constraints=["en"])
+    for losses in ({"en": 2.0}, {"en": torch.stack([w, w])}, {"de": w.sum()}):
+        with pytest.raises((TypeError, ValueError)):
+            opt.backward(losses, objective=objective)  # type: ignore[arg-type]
+    with opt.constraint("en"), pytest.raises(RuntimeError, match="must not be inside another constraint"):
+        w.sum().backward()
+        opt.backward({"en": w.sum()}, objective=objective)
+    with pytest.raises(ValueError, match="must name a constraint that has no gradients yet"):
+        opt.backward({"en": w.sum()}, objective=objective)
+    opt.step()
+    with pytest.raises(RuntimeError, match=r"must come after `opt\.zero_grad"):
+        opt.backward({"en": w.sum()}, objective=objective)
+    assert not calls
+    opt.zero_grad()
+    opt.backward({"en": w.sum()}, objective=objective)
+    assert calls == [0]
+
+
 def test_replay_says_when_there_is_nothing_left() -> None:
     replay = Replay(lambda batch: batch, iter([torch.ones(())]))
     replay()

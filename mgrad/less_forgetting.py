@@ -536,8 +536,9 @@ class LessForgetting(Optimizer):
             _check_groups([group])
             anchored = _anchored([group])
             if self.anchor is not None and anchored:
-                self._start |= zip(anchored, self.anchor.start(anchored), strict=True)
-                self._weight |= zip(anchored, self.anchor.weights(anchored), strict=True)
+                starts, factors = self.anchor.start(anchored), self.anchor.weights(anchored)
+                self._start |= zip(anchored, starts, strict=True)
+                self._weight |= zip(anchored, factors, strict=True)
         except BaseException:
             self.param_groups.pop()
             raise

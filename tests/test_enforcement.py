@@ -274,15 +274,16 @@ METRICS: dict[str, Callable[[Any], Optimizer]] = {
     "AdamW": partial(AdamW, lr=0.5, betas=(0.0, 0.9), weight_decay=0.0),
     "RMSprop": partial(RMSprop, lr=0.5, alpha=0.9),
     "Adagrad": partial(Adagrad, lr=0.5),
+    "Adagrad-decay": partial(Adagrad, lr=0.5, lr_decay=0.25),
     "Adafactor": partial(Adafactor, lr=0.5, weight_decay=0.0, d=1e9),
 }
 
 
 @pytest.mark.parametrize("base", METRICS.values(), ids=METRICS)
-@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("steps", [0, 1, 3, 8])
 def test_preconditioner_is_what_the_base_does_to_a_gradient(base: Callable[[Any], Optimizer], steps: int) -> None:
-    generator = torch.Generator().manual_seed(steps)
-    parameters = [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64)) for s in ((3, 4), (5,))]
+    generator, shapes = torch.Generator().manual_seed(steps), ((3, 4), (5,), (2, 3, 4), ())
+    parameters = [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64)) for s in shapes]
     opt = base(parameters)
 
     def step(parameters: Sequence[Tensor], opt: Optimizer) -> list[Tensor]:
@@ -299,11 +300,23 @@ def test_preconditioner_is_what_the_base_does_to_a_gradient(base: Callable[[Any]
     other = base(twin)
     other.load_state_dict(deepcopy(state))
     taken = step(twin, other)
-    size = min(0.5, (steps + 1) ** -0.5) if isinstance(opt, Adafactor) else 0.5
     for parameter, moved, gradient, start in zip(parameters, twin, taken, before, strict=True):
         found = scaling(opt.state.get(parameter, {}), group, parameter, gradient.square())
-        torch.testing.assert_close(found, (start - moved.detach()) / (size * gradient), rtol=1e-9, atol=0.0)
+        torch.testing.assert_close(found, (start - moved.detach()) / (0.5 * gradient), rtol=1e-9, atol=0.0)
     assert_identical(opt.state_dict(), state)
+
+
+@pytest.mark.parametrize("base", METRICS.values(), ids=METRICS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_metric_is_known_in_every_type(base: Callable[[Any], Optimizer], dtype: torch.dtype) -> None:
+    model = Linear(3, 2).to(dtype)
+    opt = LessForgetting(base(model.parameters()), metric="base", enforce="step")
+    for step in range(3):
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step)).to(dtype)
+        opt.zero_grad()
+        report = opt.backward([(model(x)[:, 0] - x[:, 0]).square().mean(), (model(x)[:, 1] + x[:, 1]).square().mean()])
+        opt.step()
+        assert report.status is Status.OPTIMAL
 
 
 @given(problems(rows=(1, 4), columns=(1, 5), spreads=("unit", "common")), st.integers(0, 2**16))

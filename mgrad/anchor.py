@@ -142,7 +142,8 @@ class SumOfAnchors(Anchor):
         for (factor, anchor), start in zip(self.parts[1:], starts[1:], strict=True):
             for k, weight in enumerate(anchor.weights(parameters)):
                 total[k] = total[k] + factor * weight
-                share = torch.as_tensor(factor * weight) / torch.as_tensor(total[k])
+                part, whole = (torch.as_tensor(x, dtype=torch.float64) for x in (factor * weight, total[k]))
+                share = part / whole
                 centres[k] += share.nan_to_num(0.0) * (start[k] - centres[k])
         return centres
 

@@ -26,8 +26,9 @@ class Distillation:
     Args:
         model: that is trained.
         teacher: what it was. A module (a copy made before: twice the memory); the starting weights by parameter, as
-            `opt.start` has them anyway for the anchor: they are swapped in, without a second model; or a function
-            that returns a context in which the model is what it was, such as peft's `model.disable_adapter`.
+            `opt.start` has them anyway for the anchor: they are swapped in, without a second model, and what they do
+            not hold, buffers too, is as it is now; or a function that returns a context in which the model is what it
+            was, such as peft's `model.disable_adapter`.
         measure: "kl": KL(teacher ‖ model) of the softmax of logits over the last dimension, times temperature²; "mse";
             "cosine": 1 − the cosine along the last dimension.
         temperature: of the softmax, > 0.
@@ -36,7 +37,7 @@ class Distillation:
 
     Raises:
         TypeError: for a teacher of another kind.
-        ValueError: for an unknown measure or a temperature ≤ 0.
+        ValueError: for starting weights of none of the model's parameters, an unknown measure or a temperature ≤ 0.
 
     Cost: of a call: a forward pass of the model and one of the teacher, unless its outputs are kept.
     Source: Hinton, Vinyals & Dean 2015; learning without forgetting (Li & Hoiem 2016).
@@ -63,6 +64,11 @@ class Distillation:
             raise TypeError(
                 f"`Distillation(model, teacher)` must have a module, starting weights or a function that returns a "
                 f"context. Found {type(teacher).__name__}. Pass copy.deepcopy(model), or opt.start."
+            )
+        if isinstance(teacher, Mapping) and not any(parameter in teacher for parameter in model.parameters()):
+            raise ValueError(
+                f"`Distillation(model, teacher)` must have starting weights by the model's parameters. Found none of "
+                f"them among {len(teacher)} keys. Pass opt.start of an anchored optimizer, or copy.deepcopy(model)."
             )
         if measure not in {"kl", "mse", "cosine"}:
             raise ValueError(
@@ -102,7 +108,8 @@ class Distillation:
         return (apart * counted).sum() / counted.expand_as(apart).sum().clamp(min=1.0)
 
     def _apart(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Return how far outputs are from their target, of their dimensions but the last."""
+        """Return how far outputs are from their target, of their dimensions but the last, in float32 at least."""
+        outputs, target = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (outputs, target))
         if self.measure == "mse":
             return (outputs - target).square().mean(-1)
         if self.measure == "cosine":
@@ -121,12 +128,16 @@ class Distillation:
             if isinstance(self.teacher, nn.Module):
                 yield self.teacher
             elif isinstance(self.teacher, Mapping):
-                named = self.model.named_parameters()  # a tied weight by one of its names: the others follow
+                named = self.model.named_parameters()  # tied ones once: functional_call ties them
                 values = {name: self.teacher.get(parameter, parameter).detach() for name, parameter in named}
                 yield lambda *inputs, **options: functional_call(self.model, values, inputs, options)
             else:
                 with self.teacher():
-                    yield self.model
+                    torch.clear_autocast_cache()  # of what the weights were outside; and below, inside
+                    try:
+                        yield self.model
+                    finally:
+                        torch.clear_autocast_cache()
         finally:
             for module, mode in modes:
                 module.training = mode

@@ -45,11 +45,14 @@ class Promise:
 
     def __post_init__(self) -> None:
         """Remember the direction that is in `.grad`."""
-        self.length, self.versions = norm(self._gradients(), self.home), self._versions()
+        self.length = norm(self._gradients(), self.home)
 
     def share(self) -> Scalar:
-        """Return how much of the direction's length is left in `.grad`: less than 1 where it has been clipped."""
-        return 1.0 if self._versions() == self.versions else quotient(norm(self._gradients(), self.home), self.length)
+        """Return how much of the direction's length is left in `.grad`: less than 1 where it has been clipped; 1 of 0.
+
+        Measured: a gradient's version does not tell of all that changes it, such as a GradScaler.
+        """
+        return quotient(norm(self._gradients(), self.home), self.length) + (self.length == 0)
 
     @torch.no_grad()
     def keep(self, before: Mapping[Tensor, Tensor], rate: float, share: Scalar) -> StepReport:
@@ -67,7 +70,8 @@ class Promise:
             FloatingPointError: on the host, if the base's step is not finite; the parameters are then back where they
                 were.
 
-        Cost: one read of the rows and of the step; another of the rows where there is something to correct.
+        Cost: one read of the rows and of the step; another of the rows in a metric, and where there is something to
+            correct.
         """
         products: Any = along(self.rows, lambda p: p - before[p], self.parameters, self.home)
         waiting = isinstance(self.gramian, Tensor)
@@ -77,11 +81,10 @@ class Promise:
         change, length = products[:-1], products[-1] ** 0.5
         asked = self.decrease > -math.inf
         promised = rate * share * filled(self.decrease, ~asked, 0.0)
-        lengths = norms(self.gramian)
-        error = rounding(1) * (abs(change) + abs(promised)) + self._step_error(before, length) * lengths
+        error = rounding(1) * (abs(change) + abs(promised)) + self._step_error(before, length) * self._lengths()
         linear = cleared(-promised - change, error) * asked
-        reach = quotient(promised.clip(min=0.0), lengths).max()
-        bound = self.limit * (length + reach)
+        # (10) for (53), where nothing pulls and −linear is required.
+        bound = self.limit * quotient((-linear).clip(min=0.0), norms(self.gramian)).max()
         solution = minimise(self.gramian * asked * asked[:, None], linear, bound=bound, linear_error=error)
         multipliers = solution.multipliers
         figures: dict[str, Any] = dict(
@@ -116,6 +119,13 @@ class Promise:
                 block.masked_fill_(void, 0.0)
             parameter.sub_(block)
 
+    def _lengths(self) -> Any:
+        """Return ‖gᵢ‖ [m] without the metric, which the rounding of the parameters does not know."""
+        if self.metric is None:
+            return norms(self.gramian)
+        squares = torch.cat([along([], row, self.parameters, self.home) for row in self.rows])
+        return (squares if isinstance(self.gramian, Tensor) else squares.numpy()) ** 0.5
+
     def _step_error(self, before: Mapping[Tensor, Tensor], length: Scalar) -> Scalar:
         """Return by how much rounding may change J u, relative to the lengths of the rows (math.md, 55)."""
         precision = max(torch.finfo(parameter.dtype).eps for parameter in before)
@@ -136,7 +146,3 @@ class Promise:
     def _gradients(self) -> list[Tensor]:
         """Return what is in `.grad`."""
         return [p.grad.detach() for p in self.parameters if p.grad is not None]
-
-    def _versions(self) -> list[tuple[int, int] | None]:
-        """Return what shows whether a gradient has been changed."""
-        return [None if p.grad is None else (id(p.grad), p.grad._version) for p in self.parameters]

@@ -103,8 +103,9 @@ def norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
 
     Cost: one read of each.
     """
-    parts = [torch.zeros((), dtype=torch.float64, device=home)]
-    total: Tensor = torch.stack([*parts, *(block.norm().double().to(home) for block in blocks)]).norm()
+    wide = torch.float64  # holds squares that float32 and float16 do not
+    lengths = [torch.linalg.vector_norm(block, dtype=wide).to(home) for block in blocks]
+    total: Tensor = torch.stack([torch.zeros((), dtype=wide, device=home), *lengths]).norm()
     return total
 
 

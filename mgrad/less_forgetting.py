@@ -266,9 +266,6 @@ class LessForgetting(Optimizer):
         losses = named_losses(constraints, parts=2 if isinstance(self.noise, HalfBatches) else 1)
         parts = [(name, part) for name, pair in losses.items() for part in pair]
         everything = [(loss_call(name), part) for name, part in parts]
-        forgetting: Any = objective() if callable(objective) else objective
-        if objective is not None:
-            everything.append((_OBJECTIVE, forgetting))
         for call, loss in everything:
             check_loss(call, loss)
         self._check_open("opt.backward(...)")
@@ -279,6 +276,10 @@ class LessForgetting(Optimizer):
                     f"`{loss_call(name)}` must name a constraint that has no gradients yet. Found some "
                     f"from `opt.constraint({name!r})`. Use one of the two forms, or call opt.zero_grad() first."
                 )
+        if objective is not None:
+            # Called when nothing else can be wrong: `Replay` goes on by a batch.
+            everything.append((_OBJECTIVE, objective() if callable(objective) else objective))
+            check_loss(*everything[-1])
         retained = shared_graphs([loss for _, loss in everything])
         try:
             for (name, part), retain in zip(parts, retained, strict=False):
@@ -286,7 +287,7 @@ class LessForgetting(Optimizer):
                     torch.autograd.backward(part, torch.full_like(part, 1 / len(losses[name])), retain_graph=retain)
             if objective is not None:
                 with capture(self._parameters(), self._objective):
-                    torch.autograd.backward(forgetting)
+                    torch.autograd.backward(everything[-1][1])
                 if not self._objective:
                     raise ValueError(
                         f"`{_OBJECTIVE}` must find a gradient. Found none: it depends on none of the optimizer's "
@@ -489,8 +490,11 @@ class LessForgetting(Optimizer):
         if closure is None and not self._solved:
             self.solve()
         promises = [(self._promise, self._promise.share())] if self._promise is not None else []
-        rate = self._rate()
-        before = {p: p.detach().clone() for p in self._parameters()} if self.enforce == "step" else {}
+        before, rate = {}, 0.0
+        if self.enforce == "step":
+            # What has been frozen since the solve still has its part of the direction, and moves.
+            parameters = self._promise.parameters if self._promise is not None else self._parameters()
+            before, rate = {p: p.detach().clone() for p in parameters}, self._rate()
         result = self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, promises))
         if promises:
             promise, share = promises[0]
@@ -533,8 +537,9 @@ class LessForgetting(Optimizer):
             _check_groups([group])
             anchored = _anchored([group])
             if self.anchor is not None and anchored:
-                self._start |= zip(anchored, self.anchor.start(anchored), strict=True)
-                self._weight |= zip(anchored, self.anchor.weights(anchored), strict=True)
+                starts, factors = self.anchor.start(anchored), self.anchor.weights(anchored)
+                self._start |= zip(anchored, starts, strict=True)
+                self._weight |= zip(anchored, factors, strict=True)
         except BaseException:
             self.param_groups.pop()
             raise

@@ -73,24 +73,26 @@ def _rmsprop(state: State, group: State, _parameter: Tensor, square: Tensor) -> 
 
 def _adagrad(state: State, group: State, _parameter: Tensor, square: Tensor) -> Tensor:
     root: Tensor = square.add_(state["sum"]).sqrt_()
-    decayed = 1 + (_next_step(state) - 1) * group["lr_decay"]  # by which torch divides the learning rate
-    return root.add_(group["eps"]).mul_(decayed).reciprocal_()
+    slower = 1 + (_next_step(state) - 1) * group["lr_decay"]
+    return root.add_(group["eps"]).mul_(slower).reciprocal_()
 
 
 def _adafactor(state: State, group: State, parameter: Tensor, square: Tensor) -> Tensor:
     first, second = group["eps"]
     first = torch.finfo(parameter.dtype).eps if first is None else first
-    new = _next_step(state) ** group["beta2_decay"]
+    step = _next_step(state)
+    new = step ** group["beta2_decay"]
     if parameter.dim() > 1:
         row, column = square.mean(-1, keepdim=True), square.mean(-2, keepdim=True)
         if state:
-            row, column = torch.lerp(state["row_var"], row, new), torch.lerp(state["col_var"], column, new)
+            row = torch.lerp(state["row_var"].to(row), row, new)
+            column = torch.lerp(state["col_var"].to(column), column, new)
         estimate = row @ column / row.mean(-2, keepdim=True).clamp(min=first)
     else:
-        estimate = torch.lerp(state["variance"], square, new) if state else square
+        estimate = torch.lerp(state["variance"].to(square), square, new) if state else square
     size = (parameter.detach().norm() / parameter.numel() ** 0.5).clamp(min=second)
-    size *= (_next_step(state) ** -0.5 / (group["lr"] or 1.0)).clamp(max=1.0)  # above that torch cuts the learning rate
-    return estimate.clamp(min=first**2).rsqrt_().mul_(size)
+    slower = (1 / (group["lr"] * step.sqrt())).clamp(max=1.0)
+    return estimate.clamp(min=first**2).rsqrt_().mul_(size).mul_(slower)
 
 
 def _next_step(state: State) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Linear
 from torch.optim import LBFGS, SGD, Adafactor, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
 
-from mgrad import Anchor, LessForgetting, Status
+from mgrad import Anchor, KeepPace, LessForgetting, NoIncrease, Status
 from mgrad.metric import preconditioner
 from mgrad.solvers import Array, rounding
 from tests.reference import exact_direction
@@ -130,17 +130,51 @@ def test_after_clipping_the_promise_is_that_of_the_clipped_direction() -> None:
 def test_a_loss_scale_that_is_taken_back_leaves_the_promise_as_it_is() -> None:
     found = []
     for scale in (1.0, 1024.0):
-        model = new_model()
+        model, scaler = new_model(), torch.amp.GradScaler("cpu", init_scale=scale)
         opt = LessForgetting(SGD(model.parameters(), lr=0.1, momentum=0.9), anchor=None, enforce="step")
         for step in range(4):
             opt.zero_grad()
-            opt.backward({name: scale * loss for name, loss in losses(model, step).items()})
-            for parameter in model.parameters():
-                assert parameter.grad is not None
-                parameter.grad.div_(scale)
-            opt.step()
+            opt.backward({name: scaler.scale(loss) for name, loss in losses(model, step).items()})
+            scaler.step(opt)
+            scaler.update()
         found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("exponent", [-80, 0, 64])
+def test_what_clipping_leaves_is_known_whatever_the_size_and_type(dtype: torch.dtype, exponent: int) -> None:
+    # Beyond the roots of the least and the largest float32; and 300 entries, whose length bfloat16 does not hold.
+    parameter = torch.nn.Parameter(torch.zeros(300, dtype=dtype))
+    opt = LessForgetting(SGD([parameter], lr=0.125), anchor=None, enforce="step")
+    report = opt.backward([2.0**exponent * parameter.sum()])
+    assert parameter.grad is not None
+    parameter.grad[1:] = 0.0
+    opt.step()
+    assert opt.step_report is not None
+    np.testing.assert_allclose(opt.step_report.promised, 0.125 * 300**-0.5 * report.decrease, rtol=1e-12)
+
+
+def test_what_is_frozen_or_emptied_between_solve_and_step_is_no_error() -> None:
+    model = new_model()
+    opt = LessForgetting(SGD(model.parameters(), lr=0.1), enforce="step")
+    report = opt.backward(losses(model, 0))
+    before = weights(model)
+    model[0].requires_grad_(False)  # torch's optimizers step on what is in `.grad`
+    opt.step()
+    assert not torch.equal(weights(model)[0], before[0])
+    assert opt.step_report is not None
+    assert not opt.step_report.broken
+    # θ is rounded, ε of it beside a step of more than 10⁻⁴ of it.
+    np.testing.assert_allclose(opt.step_report.base_decrease, 0.1 * report.predicted_decrease, rtol=1e-9)
+    opt.zero_grad()
+    opt.backward(losses(model, 0))
+    before = weights(model)
+    for parameter in model.parameters():
+        parameter.grad = None
+    opt.step()
+    assert_identical(weights(model), before)
+    assert not opt.step_report.promised.any()
 
 
 def test_with_several_evaluations_the_promise_is_that_of_where_the_step_began() -> None:
@@ -166,6 +200,33 @@ def test_with_several_evaluations_the_promise_is_that_of_where_the_step_began() 
         assert -change >= promised - rounding(100) * sum(
             float((g * u).abs().sum()) for g, u in zip(row, moved, strict=True)
         )
+
+
+@pytest.mark.parametrize(
+    ("decrease", "metric"), [(KeepPace(), "base"), (NoIncrease(), "base"), (NoIncrease(), "euclidean")]
+)
+def test_no_size_of_the_gradients_is_special(decrease: Any, metric: Any) -> None:
+    # Adam without ε, and powers of two: not a digit may differ. (In the Euclidean metric b is not in Adam's units.)
+    found = []
+    for scale in (1.0, 2.0**-40, 2.0**40):
+        torch.manual_seed(0)
+        model = Linear(3, 1)
+        away = Anchor([torch.ones_like(parameter) for parameter in model.parameters()])
+        base = Adam(model.parameters(), lr=0.01, eps=0.0)
+        opt = LessForgetting(base, anchor=away, decrease=decrease, metric=metric, enforce="step")
+        broken = 0
+        for step in range(8):
+            x, y = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(step))
+            opt.zero_grad()
+            opt.backward([scale * (model(x)[:, 0] - target).square().mean() for target in (y[:, 0], y[:, 1] - y[:, 0])])
+            opt.step()
+            assert opt.step_report is not None
+            assert opt.step_report.status is Status.OPTIMAL
+            broken += len(opt.step_report.broken)
+        assert broken
+        found.append(weights(model))
+    assert_identical(found[1], found[0])
+    assert_identical(found[2], found[0])
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "base"])
@@ -219,10 +280,10 @@ METRICS: dict[str, Callable[[Any], Optimizer]] = {
 
 
 @pytest.mark.parametrize("base", METRICS.values(), ids=METRICS)
-@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("steps", [0, 1, 3, 8])
 def test_preconditioner_is_what_the_base_does_to_a_gradient(base: Callable[[Any], Optimizer], steps: int) -> None:
-    generator = torch.Generator().manual_seed(steps)
-    parameters = [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64)) for s in ((3, 4), (5,))]
+    generator, shapes = torch.Generator().manual_seed(steps), ((3, 4), (5,), (2, 3, 4), ())
+    parameters = [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64)) for s in shapes]
     opt = base(parameters)
 
     def step(parameters: Sequence[Tensor], opt: Optimizer) -> list[Tensor]:
@@ -243,6 +304,19 @@ def test_preconditioner_is_what_the_base_does_to_a_gradient(base: Callable[[Any]
         found = scaling(opt.state.get(parameter, {}), group, parameter, gradient.square())
         torch.testing.assert_close(found, (start - moved.detach()) / (0.5 * gradient), rtol=1e-9, atol=0.0)
     assert_identical(opt.state_dict(), state)
+
+
+@pytest.mark.parametrize("base", METRICS.values(), ids=METRICS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_metric_is_known_in_every_type(base: Callable[[Any], Optimizer], dtype: torch.dtype) -> None:
+    model = Linear(3, 2).to(dtype)
+    opt = LessForgetting(base(model.parameters()), metric="base", enforce="step")
+    for step in range(3):
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step)).to(dtype)
+        opt.zero_grad()
+        report = opt.backward([(model(x)[:, 0] - x[:, 0]).square().mean(), (model(x)[:, 1] + x[:, 1]).square().mean()])
+        opt.step()
+        assert report.status is Status.OPTIMAL
 
 
 @given(problems(rows=(1, 4), columns=(1, 5), spreads=("unit", "common")), st.integers(0, 2**16))
@@ -322,6 +396,19 @@ def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="must know the learning rate"):
         LessForgetting(base, enforce="step")
     assert LessForgetting(base) is not None
+
+
+def test_a_base_without_a_learning_rate_steps() -> None:
+    class Rateless(Optimizer):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            for parameter in self.param_groups[0]["params"]:
+                parameter.sub_(0.125 * parameter.grad)
+
+    first, second = new_model(), new_model()
+    train(first, LessForgetting(Rateless(first.parameters(), {})), range(3))
+    train(second, LessForgetting(SGD(second.parameters(), lr=0.125)), range(3))
+    assert_identical(weights(first), weights(second))
 
 
 def test_with_a_rate_of_0_nothing_is_promised_but_no_loss_rises() -> None:

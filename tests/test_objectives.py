@@ -54,6 +54,12 @@ def test_a_sum_of_anchors_pulls_as_autograd_says(seed: int, factor: float, group
     assert ((found - expected).abs() <= 16 * torch.finfo(F64).eps * size).all()
 
 
+def test_the_centre_of_a_sum_is_as_exact_as_its_parts() -> None:
+    w, ones = Parameter(torch.zeros(2, dtype=F64)), torch.ones(2, dtype=F64)
+    (centre,) = (Anchor([ones]) + 0.1 * Anchor([0 * ones])).start([w])
+    assert ((centre - 1 / 1.1).abs() <= 4 * torch.finfo(F64).eps).all()  # 0.1 has no float32
+
+
 def test_an_anchor_of_where_the_weights_stand_costs_one_copy_however_many_are_summed() -> None:
     w = Parameter(torch.ones(3))
     fisher = FisherAnchor({"w": torch.rand(3)}, nn.ParameterDict({"w": w}))
@@ -105,6 +111,7 @@ def test_wrong_fisher_informations_are_refused() -> None:
     with pytest.raises(ValueError, match="must have a value for every anchored parameter"):
         opt.add_param_group({"params": [model["v"]]})
     assert len(opt.param_groups) == 1
+    assert list(opt.start) == [model["w"]]
     opt.add_param_group({"params": [model["v"]], "anchor": 0.0})
 
 
@@ -297,6 +304,60 @@ def test_all_teachers_say_the_same_and_the_model_stays_as_it_is() -> None:
     assert all(p.grad is None for p in start.parameters())
 
 
+def test_under_autocast_a_context_teaches_what_the_model_was_and_the_model_learns() -> None:
+    model, start, x = moved()
+    model, start, x = model.float(), start.float(), x.float()
+
+    @contextmanager
+    def as_it_was() -> Iterator[None]:
+        now = deepcopy(model.state_dict())
+        model.load_state_dict(start.state_dict())
+        yield
+        model.load_state_dict(now)
+
+    found = []
+    for teacher in (start, as_it_was):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            model(x)  # casts are cached
+            loss = Distillation(model, teacher)(x)
+        loss.backward()
+        assert loss.item() > 0
+        found.append([loss.detach(), *(torch.as_tensor(p.grad) for p in model.parameters())])
+    assert_identical(found[1], found[0])
+
+
+def test_tied_weights_have_one_start() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(7, 4), Linear(4, 7, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return torch.as_tensor(self.head(self.words(ids)))
+
+    model, ids = Tied(), torch.arange(7)
+    start, opt = deepcopy(model), LessForgetting(torch.optim.SGD(model.parameters(), lr=0.1))
+    with torch.no_grad():
+        model.words.weight.mul_(1.5)
+    loss = Distillation(model, opt.start)(ids)
+    assert loss.item() > 0
+    assert torch.equal(loss, Distillation(model, start)(ids))
+
+
+def test_outputs_of_16_bits_are_compared_in_32() -> None:
+    torch.manual_seed(0)
+    z = (3 * torch.randn(8, 1000)).bfloat16()
+    later = (z + 0.05 * torch.randn_like(z)).bfloat16()
+    loss = Distillation(nn.Identity(), nn.Identity())._apart(later, z).mean()
+    student, teacher = (x.double().log_softmax(-1) for x in (later, z))
+    exact = (teacher.exp() * (teacher - student)).sum(-1).mean()
+    # log p of size 20 is known to 20·2⁻²³ in float32, p·log p summed to as much, beside a KL of 10⁻³ or more.
+    assert exact >= 1e-3
+    assert abs(loss.item() - exact.item()) <= 1e-2 * exact.item()
+
+
 @pytest.mark.parametrize("measure", ["kl", "mse", "cosine"])
 def test_at_the_start_nothing_is_forgotten_and_nothing_pulls(measure: str) -> None:
     model = Linear(3, 4, dtype=F64)
@@ -328,6 +389,9 @@ def test_wrong_distillations_are_refused() -> None:
         Distillation(model, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='must be "kl", "mse" or "cosine"'):
         Distillation(model, model, measure="l1")  # type: ignore[arg-type]
+    for weights_of_none in ({}, model.state_dict(), {p: p.detach() for p in Linear(2, 2).parameters()}):
+        with pytest.raises(ValueError, match="must have starting weights by the model's parameters"):
+            Distillation(model, weights_of_none)
     with pytest.raises(ValueError, match="must be positive and finite"):
         Distillation(model, model, temperature=0.0)
 
@@ -394,6 +458,32 @@ def test_a_function_must_return_a_loss(returned: Any) -> None:
     opt.backward([w.sum()])  # as if nothing had been
     assert w.grad is not None
     assert w.grad.tolist() == [1.0, 1.0]
+
+
+def test_a_function_is_called_only_when_nothing_else_is_wrong() -> None:
+    w = Parameter(torch.tensor([2.0]))
+    calls: list[int] = []
+
+    def objective() -> Tensor:
+        calls.append(len(calls))
+        return w.sum()
+
+    opt = LessForgetting(torch.optim.SGD([w], lr=0.1), constraints=["en"])
+    for losses in ({"en": 2.0}, {"en": torch.stack([w, w])}, {"de": w.sum()}):
+        with pytest.raises((TypeError, ValueError)):
+            opt.backward(losses, objective=objective)  # type: ignore[arg-type]
+    with opt.constraint("en"), pytest.raises(RuntimeError, match="must not be inside another constraint"):
+        w.sum().backward()
+        opt.backward({"en": w.sum()}, objective=objective)
+    with pytest.raises(ValueError, match="must name a constraint that has no gradients yet"):
+        opt.backward({"en": w.sum()}, objective=objective)
+    opt.step()
+    with pytest.raises(RuntimeError, match=r"must come after `opt\.zero_grad"):
+        opt.backward({"en": w.sum()}, objective=objective)
+    assert not calls
+    opt.zero_grad()
+    opt.backward({"en": w.sum()}, objective=objective)
+    assert calls == [0]
 
 
 def test_replay_says_when_there_is_nothing_left() -> None:

@@ -102,20 +102,37 @@ def quadprog_direction(J: Array, p: Array, b: Array) -> Array | None:
     return length * np.asarray(solved[0], dtype=np.float64)
 
 
-def strong_stationarity_residual(J: Array) -> float:
-    """Return min ‖Ĵᵀμ‖∞ over μ ≥ 1, Ĵ the rows of J at length 1, by a linear programme: 0 at strong stationarity."""
+def weak_stationarity_residual(J: Array) -> float:
+    """Return min ‖Jᵀa‖∞ over the simplex, by a linear programme: 0 exactly at weak stationarity."""
+    return _shortest(J, least=0.0, total=1.0)
+
+
+def strong_stationarity_residual(J: Array, *, least: float | None = None) -> float:
+    """Return min ‖Jᵀμ‖∞ over μ ≥ least, by a linear programme: 0 exactly at strong stationarity.
+
+    Where no least is given, it is 1 for the rows at length 1.
+    """
+    if least is not None:
+        return _shortest(J, least=least)
     norms = np.linalg.norm(J, axis=1)
-    rows = J / np.where(norms > 0, norms, 1.0)[:, None]
-    m, n = rows.shape
+    return _shortest(J / np.where(norms > 0, norms, 1.0)[:, None], least=1.0)
+
+
+def _shortest(J: Array, *, least: float, total: float | None = None) -> float:
+    """Return min ‖Jᵀμ‖∞ over μ ≥ least, of the sum total if that is given."""
+    scale = float(np.abs(J).max()) or 1.0  # the method has absolute tolerances
+    m, n = J.shape
     ones = np.ones((n, 1))
     found = linprog(
         np.r_[np.zeros(m), 1.0],
-        A_ub=np.block([[rows.T, -ones], [-rows.T, -ones]]),
+        A_ub=np.block([[J.T / scale, -ones], [-J.T / scale, -ones]]),
         b_ub=np.zeros(2 * n),
-        bounds=[(1, None)] * m + [(0, None)],
+        A_eq=None if total is None else np.r_[np.ones(m), 0.0][None],
+        b_eq=None if total is None else [total],
+        bounds=[(least, None)] * m + [(0, None)],
     )
     assert found.fun is not None, found.message
-    return float(found.fun)
+    return scale * float(found.fun)
 
 
 def has_ray(J: Array, q: Array) -> bool:

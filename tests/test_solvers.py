@@ -465,6 +465,22 @@ def test_opposite_rows_of_very_different_lengths_are_solved_on_the_simplex(G: li
     assert found.duality_gap <= len(G) * rounding(len(G))
 
 
+# Of two wells seen from far away (the smaller gradient is 10⁻¹⁶² long): what is left of its square is the least number.
+UNDERFLOWING = [[9.214879094766737e-298, 7.9230309999917e-311], [7.9230309999917e-311, 5e-324]]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("options", [{}, {"bound": 1.0}, {"domain": "simplex"}], ids=["free", "bounded", "simplex"])
+def test_squares_that_underflow_are_solved_all_the_same(size: int, options: dict[str, Any]) -> None:
+    """An exception came out of the closed form: neither a rest of 0 nor its share of 0 was below the other."""
+    G = np.diag([5e-324] * size)
+    G[:2, :2] = UNDERFLOWING
+    for q in (-np.diag(G), np.full(size, -5e-324)):
+        found = solve(G, q * (options.get("domain") is None), **options)
+        assert found.status in {Status.OPTIMAL, Status.BOUND_ACTIVE}
+        assert np.isfinite(found.multipliers).all()
+
+
 def test_opposite_rows_among_rows_of_all_lengths_are_solved_on_the_simplex_or_said_not_to_be() -> None:
     # In the corral of the two, κ hangs on the difference of variables of 10⁷: once taken for a reason to leave it.
     inaccurate = 0

@@ -51,7 +51,7 @@ def suite() -> list[Problem]:
         small,
         Quadratics.random(20, 3, condition=1e6, shared=True, seed=4),
         Quadratics.random(100, 2, condition=1e6, seed=5),
-        Quadratics.random(100_000, 3, condition=100.0, seed=6),
+        Quadratics.random(100_000, 2, condition=100.0, seed=6),
         FonsecaFleming(2),
         FonsecaFleming(10),
         ZDT(1),

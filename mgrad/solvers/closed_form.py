@@ -65,7 +65,7 @@ def _pair_on_orthant(G: Matrix, q: Vector, i: int, j: int) -> Vector | None:
     a, b, c, p, r = G[i][i], G[j][i], G[j][j], q[i], q[j]
     share = b / a
     rest = c - share * b
-    if rest < SURE * c:
+    if rest <= SURE * c:  # also where both are 0: of the smallest numbers there are, squares underflow
         return None
     second = (share * p - r) / rest
     first = -p / a - share * second
@@ -114,11 +114,11 @@ def _factor(G: Matrix) -> tuple[float, ...] | None:
     (a, *_), (b, d, _), (c, e, f) = G
     lower, last = b / a, c / a
     second = d - lower * b
-    if second < SURE * d:
+    if second <= SURE * d:
         return None
     middle = (e - last * b) / second
     third = f - last * c - middle * middle * second
-    if third < SURE * f:
+    if third <= SURE * f:
         return None
     return a, second, third, lower, last, middle
 

@@ -421,7 +421,7 @@ class LessForgetting(Optimizer):
         parameters = self._parameters()
         check_dense("objective_loss.backward()", parameters)
         rows: list[Row] = [*(self._row(name) for name in names), self._objective_row()]
-        home, metric = self._home(parameters), self._metric_row(rows[:-1])
+        home, metric = self._home(parameters), self._metric_row(rows)
         known: Any = None if losses is None else loss_values(losses, names, home if self.solver == "device" else None)
         products: Any = gramian(rows, parameters, home, metric)
         estimate, average = products, self._gramian_average
@@ -691,7 +691,7 @@ class LessForgetting(Optimizer):
         return parameters[0].device
 
     def _metric_row(self, rows: Sequence[Row]) -> Row | None:
-        """Return P as a row: the base's scaling of the gradients, times its learning rates over the least of them."""
+        """Return P for the rows of a step: the base's scaling, times its learning rates over the least of them."""
         if self.metric == "euclidean":
             return None
         scaling, rate = preconditioner(self.base), self._rate()
@@ -701,7 +701,9 @@ class LessForgetting(Optimizer):
         def row(parameter: Tensor) -> Tensor | None:
             if parameter in kept:
                 return kept[parameter]
-            blocks = [block for row in rows if (block := row(parameter)) is not None]
+            blocks = [block for row in rows[:-1] if (block := row(parameter)) is not None]
+            if not blocks and (block := rows[-1](parameter)) is not None:
+                blocks = [block]  # the objective's alone, of which d is a multiple there
             block = None
             if blocks:
                 group, kind = groups[parameter], torch.promote_types(blocks[0].dtype, torch.float32)

@@ -346,6 +346,23 @@ def test_in_the_base_s_metric_the_direction_is_that_of_the_scaled_problem(case: 
     assert np.linalg.norm(d - exact) <= allowed
 
 
+@pytest.mark.parametrize("scale", ["relative", "absolute"])
+def test_in_the_base_s_metric_the_objective_pulls_where_no_constraint_is(scale: Any) -> None:
+    found = []
+    for metric in ("euclidean", "base"):  # of SGD they are the same
+        model, other = new_model(), Linear(2, 1, bias=False, dtype=torch.float64)
+        with torch.no_grad():
+            other.weight.copy_(torch.tensor([[2.0, -1.0]]))
+        base = SGD([*model.parameters(), *other.parameters()], lr=0.1)
+        opt = LessForgetting(base, metric=metric, scale=scale)
+        report = opt.backward(losses(model, 0), objective=other.weight.square().sum())
+        assert report.objective_norm == pytest.approx(2 * 5**0.5)
+        found.append([torch.as_tensor(p.grad) for p in (*model.parameters(), *other.parameters())])
+        assert found[-1][-1].any()
+    for one, same in zip(*found, strict=True):
+        torch.testing.assert_close(one, same, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("decay", [0.9, 0.99, 0.999])
 def test_in_the_base_s_metric_the_base_s_step_falls_short_by_the_newest_part_of_its_second_moments(
     decay: float,

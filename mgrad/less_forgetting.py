@@ -366,7 +366,9 @@ class LessForgetting(Optimizer):
             )
         if halved and name in self._rows:
             first = self._rows[name]
-            self._halves[name] = along([first.get], row.get, self._parameters(), torch.device("cpu"))[0]
+            still = self._still()
+            moving = [p for p in self._parameters() if p not in still]
+            self._halves[name] = along([first.get], row.get, moving, torch.device("cpu"))[0]
             for parameter, block in first.items():
                 row[parameter] = row[parameter].add_(block) if parameter in row else block
         self._rows[name] = row
@@ -693,7 +695,8 @@ class LessForgetting(Optimizer):
     def _metric_row(self, rows: Sequence[Row]) -> Row | None:
         """Return P for the rows of a step: the base's scaling, times its learning rates over the least of them."""
         if self.metric == "euclidean":
-            return None
+            still = self._still()
+            return (lambda p: torch.full_like(p, float(p not in still), dtype=torch.float32)) if still else None
         scaling, rate = preconditioner(self.base), self._rate()
         groups = {p: group for group in self.param_groups for p in group["params"]}
         kept: dict[Tensor, Tensor | None] = {}  # the base's step changes the state that P is made of
@@ -722,6 +725,12 @@ class LessForgetting(Optimizer):
     def _rate(self) -> float:
         """Return η, the least learning rate of the groups that is not 0; 0 where all are."""
         return min((float(group["lr"]) for group in self.param_groups if group["lr"] > 0), default=0.0)
+
+    def _still(self) -> set[Tensor]:
+        """Return what keeps no promise of a step and is not to be corrected: groups of rate 0, unless all are."""
+        if self.enforce == "gradient" or not self._rate():
+            return set()
+        return {p for group in self.param_groups if not group["lr"] > 0 for p in group["params"]}
 
     def _row(self, name: str) -> Row:
         """Return a constraint's row, or the mean of its rows."""

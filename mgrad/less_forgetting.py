@@ -366,7 +366,9 @@ class LessForgetting(Optimizer):
             )
         if halved and name in self._rows:
             first = self._rows[name]
-            self._halves[name] = along([first.get], row.get, self._parameters(), torch.device("cpu"))[0]
+            still = self._still()
+            moving = [p for p in self._parameters() if p not in still]
+            self._halves[name] = along([first.get], row.get, moving, torch.device("cpu"))[0]
             for parameter, block in first.items():
                 row[parameter] = row[parameter].add_(block) if parameter in row else block
         self._rows[name] = row
@@ -423,7 +425,7 @@ class LessForgetting(Optimizer):
         rows: list[Row] = [*(self._row(name) for name in names), self._objective_row()]
         home = self._home(parameters)
         known: Any = None if losses is None else loss_values(losses, names, home if self.solver == "device" else None)
-        metric = self._metric_row(rows[:-1], parameters, home, known)
+        metric = self._metric_row(rows, parameters, home, known)
         products: Any = gramian(rows, parameters, home, metric)
         estimate, average = products, self._gramian_average
         if self.solver != "device":
@@ -694,13 +696,14 @@ class LessForgetting(Optimizer):
     def _metric_row(
         self, rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.device, losses: Tensor | None
     ) -> Row | None:
-        """Return P as a row: the base's scaling of the gradients, times its learning rates over the least of them."""
+        """Return P for the rows of a step: the base's scaling, times its learning rates over the least of them."""
         if self.metric == "euclidean":
-            return None
+            still = self._still()
+            return (lambda p: torch.full_like(p, float(p not in still), dtype=torch.float32)) if still else None
         # The squares of the rows as they are posed; by their Euclidean norm, as that in P is not known yet.
-        sizes: Any = [1.0] * len(rows)
+        sizes: Any = [1.0] * len(rows[:-1])
         if self.normalise == "gradient":
-            sizes = [norm((b for p in parameters if (b := row(p)) is not None), home) for row in rows]
+            sizes = [norm((b for p in parameters if (b := row(p)) is not None), home) for row in rows[:-1]]
         elif self.normalise == "loss" and losses is not None:
             sizes = list(losses)
         scaling, rate = preconditioner(self.base), self._rate()
@@ -710,7 +713,9 @@ class LessForgetting(Optimizer):
         def row(parameter: Tensor) -> Tensor | None:
             if parameter in kept:
                 return kept[parameter]
-            blocks = [(b, size) for row, size in zip(rows, sizes, strict=True) if (b := row(parameter)) is not None]
+            blocks = [(b, s) for row, s in zip(rows[:-1], sizes, strict=True) if (b := row(parameter)) is not None]
+            if not blocks and (alone := rows[-1](parameter)) is not None:
+                blocks = [(alone, 1.0)]  # the objective's alone, of which d is a multiple there
             block = None
             if blocks:
                 group, kind = groups[parameter], torch.promote_types(parameter.dtype, torch.float32)
@@ -732,6 +737,12 @@ class LessForgetting(Optimizer):
     def _rate(self) -> float:
         """Return η, the least learning rate of the groups that is not 0; 0 where all are."""
         return min((float(group["lr"]) for group in self.param_groups if group["lr"] > 0), default=0.0)
+
+    def _still(self) -> set[Tensor]:
+        """Return what keeps no promise of a step and is not to be corrected: groups of rate 0, unless all are."""
+        if self.enforce == "gradient" or not self._rate():
+            return set()
+        return {p for group in self.param_groups if not group["lr"] > 0 for p in group["params"]}
 
     def _row(self, name: str) -> Row:
         """Return a constraint's row, or the mean of its rows."""

@@ -43,8 +43,8 @@ def preconditioner(base: Optimizer) -> Preconditioner:
     )
 
 
-def _sgd(_state: State, _group: State, parameter: Tensor, _square: Tensor) -> Tensor:
-    return torch.ones_like(parameter)
+def _sgd(_state: State, _group: State, _parameter: Tensor, square: Tensor) -> Tensor:
+    return torch.ones_like(square)
 
 
 def _adam(state: State, group: State, _parameter: Tensor, square: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ class SmoothRows:
     """Average the rows over steps: ḡᵢ is the mean of the gradients so far, weighted by decayᵃᵍᵉ (math.md, 74).
 
     Every noise is lessened, that of d too, by (1 − decay)/(1 + decay) in its variance; what the gradients were some
-    1/(1 − decay) steps ago still counts. This is momentum before the solve: leave out that of the base. Adam and its kin
-    make up for the shorter gradients: lower their learning rate, up to 4.4 times at 0.9 (math.md, 75).
+    1/(1 − decay) steps ago still counts. This is momentum before the solve: leave out that of the base. Adam makes up
+    for the shorter gradients: lower its learning rate, up to 4.4 times at 0.9 (math.md, 75).
 
     Args:
         decay: β in [0, 1).

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Linear
 from torch.optim import LBFGS, SGD, Adafactor, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
 
-from mgrad import Anchor, KeepPace, LessForgetting, NoIncrease, Status
+from mgrad import Anchor, HalfBatches, KeepPace, LessForgetting, NoIncrease, Status
 from mgrad.metric import preconditioner
 from mgrad.solvers import Array, rounding
 from tests.reference import exact_direction
@@ -366,6 +366,23 @@ def test_in_the_base_s_metric_units_of_normalised_losses_do_not_matter(kind: Any
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", ["relative", "absolute"])
+def test_in_the_base_s_metric_the_objective_pulls_where_no_constraint_is(scale: Any) -> None:
+    found = []
+    for metric in ("euclidean", "base"):  # of SGD they are the same
+        model, other = new_model(), Linear(2, 1, bias=False, dtype=torch.float64)
+        with torch.no_grad():
+            other.weight.copy_(torch.tensor([[2.0, -1.0]]))
+        base = SGD([*model.parameters(), *other.parameters()], lr=0.1)
+        opt = LessForgetting(base, metric=metric, scale=scale)
+        report = opt.backward(losses(model, 0), objective=other.weight.square().sum())
+        assert report.objective_norm == pytest.approx(2 * 5**0.5)
+        found.append([torch.as_tensor(p.grad) for p in (*model.parameters(), *other.parameters())])
+        assert found[-1][-1].any()
+    for one, same in zip(*found, strict=True):
+        torch.testing.assert_close(one, same, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("decay", [0.9, 0.99, 0.999])
 def test_in_the_base_s_metric_the_base_s_step_falls_short_by_the_newest_part_of_its_second_moments(
     decay: float,
@@ -409,6 +426,45 @@ def test_a_base_without_a_learning_rate_steps() -> None:
     train(first, LessForgetting(Rateless(first.parameters(), {})), range(3))
     train(second, LessForgetting(SGD(second.parameters(), lr=0.125)), range(3))
     assert_identical(weights(first), weights(second))
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "base"])
+def test_a_group_of_rate_0_stays_where_it_is_and_the_others_keep_the_promise(metric: Any) -> None:
+    model = new_model()
+    first, *_, last = model
+    groups: list[dict[str, Any]] = [{"params": first.parameters(), "lr": 0.0}, {"params": last.parameters()}]
+    opt = LessForgetting(AdamW(groups, lr=0.01), metric=metric, enforce="step")
+    before, broken = weights(model), 0
+    for step in range(8):
+        opt.zero_grad()
+        opt.backward(losses(model, step))
+        opt.step()
+        found = opt.step_report
+        assert found is not None
+        assert found.status is Status.OPTIMAL
+        # To the rounding (55) of the parameters, 10⁻¹³ of a step of 10⁻² of them.
+        assert (found.decrease >= found.promised * (1 - 1e-9)).all()
+        broken += len(found.broken)
+    assert broken
+    assert_identical(weights(first), before[:2])
+    assert not torch.equal(weights(last)[0], before[2])
+
+
+def test_half_batches_show_the_noise_of_what_moves() -> None:
+    found = []
+    for frozen in (False, True):  # by a rate of 0, or in torch's way
+        model = new_model()
+        first, *_, last = model
+        first.requires_grad_(not frozen)
+        groups: list[dict[str, Any]] = [{"params": first.parameters(), "lr": 0.0}, {"params": last.parameters()}]
+        opt = LessForgetting(SGD(groups, lr=0.1), noise=HalfBatches(), enforce="step")
+        for step in range(3):
+            opt.zero_grad()
+            one, other = losses(model, 2 * step), losses(model, 2 * step + 1)
+            report = opt.backward({name: (one[name], other[name]) for name in one})
+        found.append(report.gramian)
+    # Differences of numbers of the same size, 29 products each.
+    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=rounding(100) * np.abs(found[1]).max())
 
 
 def test_with_a_rate_of_0_nothing_is_promised_but_no_loss_rises() -> None:

@@ -5,7 +5,7 @@ kind. May import: stationarity, solvers, values.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -84,6 +84,7 @@ class KeepPace:
         weights: w > 0 of the losses in plain fine-tuning, by name or in order; None for 1 each (their sum).
 
     Raises:
+        TypeError: for weights that are one number or a string.
         ValueError: for a rate ≤ 0, a margin outside [0, 1], or weights that are not positive and finite; when called,
             for weights that do not fit the constraints.
 
@@ -110,8 +111,7 @@ class KeepPace:
                 f"`KeepPace(margin=...)` must be in [0, 1]. Found {self.margin}. Use 0.5, the default, when in doubt."
             )
         if self.weights is not None:
-            values = self.weights.values() if isinstance(self.weights, Mapping) else self.weights
-            for value in values:
+            for value in _numbers("KeepPace(weights=...)", "weight", self.weights):
                 if not (value > 0 and math.isfinite(value)):
                     raise ValueError(
                         f"`KeepPace(weights=...)` must be positive and finite. Found {value}. "
@@ -259,6 +259,7 @@ class Target:
             to first order. Its unit is that of gradients squared by that of losses: it is not free of scale.
 
     Raises:
+        TypeError: for levels that are one number or a string.
         ValueError: for a rate ≤ 0, or a level that is NaN or −infinity; when called, for levels that do not fit the
             constraints, and where the values of the losses are not known.
 
@@ -279,7 +280,7 @@ class Target:
     def __post_init__(self) -> None:
         """Check the options."""
         _check_rate("Target", self.rate)
-        for value in self.levels.values() if isinstance(self.levels, Mapping) else self.levels:
+        for value in _numbers("Target(levels)", "level", self.levels):
             if not value > -math.inf:
                 raise ValueError(
                     f"`Target(levels)` must be numbers. Found {value}. Give each loss a level, or infinity to "
@@ -337,6 +338,16 @@ class Proportional:
 def _required(situation: Situation, decrease: Any) -> Requirement:
     """Return a decrease b [m] beside the r of `KeepPace`: one strength of a relative pull means the same under all."""
     return KeepPace()(situation)._replace(decrease=decrease, error=None)
+
+
+def _numbers(call: str, what: str, values: Mapping[str, float] | Sequence[float]) -> Iterable[float]:
+    """Return the numbers of an option that has one for each constraint; raise for one that is none of that kind."""
+    numbers = values.values() if isinstance(values, Mapping) else values
+    if isinstance(numbers, str) or not isinstance(numbers, Iterable):
+        raise TypeError(
+            f"`{call}` must be numbers, by name or in order. Found {values!r}. Give each constraint a {what}."
+        )
+    return numbers
 
 
 def _in_order(

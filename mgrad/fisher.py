@@ -134,7 +134,9 @@ def estimate_fisher(
         chosen = found.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
         return (chosen * (labels != IGNORED)).sum()
 
-    squares = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    # Sums of many small squares, which 16 bits do not hold.
+    kinds = {name: torch.promote_types(value.dtype, torch.float32) for name, value in parameters.items()}
+    squares = {name: torch.zeros_like(value, dtype=kinds[name]) for name, value in parameters.items()}
     count = 0
     together = vmap(grad(score), in_dims=(None, 0, 0), chunk_size=chunk)
 
@@ -161,19 +163,20 @@ def estimate_fisher(
     try:
         for inputs, labels in progress(batches):
             count += len(labels)
+            inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs  # of mappings vmap knows dicts
             with torch.no_grad():
                 drawn = _labels(kind, partial(read, model, inputs), labels, generator)
             for chosen, share in drawn:
                 for places, found in gradients(inputs, chosen):
                     for name, gradient in found.items():
                         weight = share[places].reshape(-1, *(1 for _ in gradient.shape[1:]))
-                        squares[name] += (gradient.square() * weight).sum(0)
+                        squares[name] += (gradient.to(kinds[name]).square() * weight).sum(0)
     finally:
         for module, mode in modes:
             module.training = mode
     if not count:
         raise ValueError("`estimate_fisher(model, batches)` must see an example. Found no batch. Pass some data.")
-    return {name: value / count for name, value in squares.items()}
+    return {name: (value / count).to(parameters[name].dtype) for name, value in squares.items()}
 
 
 def _example(inputs: Any, i: int) -> Any:

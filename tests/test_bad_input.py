@@ -597,6 +597,13 @@ OPTIONS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "`Target(levels)` must be numbers. Found -inf.",
     ),
+    "one level": (
+        lambda: Target(0.5),  # type: ignore[arg-type]
+        TypeError,
+        "`Target(levels)` must be numbers, by name or in order. Found 0.5. Give each constraint a level.",
+    ),
+    "levels are a string": (lambda: Target("en"), TypeError, "`Target(levels)` must be numbers, … Found 'en'."),  # type: ignore[arg-type]
+    "one weight": (lambda: KeepPace(weights=2.0), TypeError, "`KeepPace(weights=...)` must be numbers, … Found 2.0."),  # type: ignore[arg-type]
     "margin > 1": (lambda: KeepPace(margin=1.1), ValueError, "margin=...)` must be in [0, 1]. Found 1.1."),
     "margin < 0": (lambda: KeepPace(margin=-0.1), ValueError, "margin=...)` must be in [0, 1]. Found -0.1."),
     "margin is nan": (lambda: KeepPace(margin=float("nan")), ValueError, "must be in [0, 1]. Found nan."),

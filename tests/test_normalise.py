@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import Parameter
 from torch.optim import SGD
 
-from mgrad import KeepPace, LessForgetting, MinNorm, ParetoNavigation, Status, Target, constrained_direction
+from mgrad import Anchor, KeepPace, LessForgetting, MinNorm, ParetoNavigation, Status, Target, constrained_direction
 from mgrad.direction import Normalise
 from mgrad.solvers import rounding
 from tests.asserts import assert_promised_decrease
@@ -68,6 +68,35 @@ def test_it_is_the_direction_of_rows_that_the_user_has_scaled(
     # Two solves on one another, each known to √ε of its terms: `_known_to` of test_direction.py.
     norms = lengths * s
     size = posed.pull * posed.objective_norm + norms @ posed.multipliers + lengths @ report.multipliers + norms.sum()
+    assert float(np.linalg.norm(d - e)) <= 1.3e-4 * size
+
+
+@given(problems(rows=(1, 4), columns=(1, 5), spreads=("unit", "common")), KINDS, RULES, SCALES, st.integers(0, 2**16))
+def test_in_the_base_s_metric_rows_are_normalised_in_that_metric(
+    problem: Problem, kind: Any, rule: Any, scale: Any, seed: int
+) -> None:
+    """(50) is the programme of J√P and √P p: it is these rows that have the length 1."""
+    J, p = problem
+    # Groups of one entry, whose rates over the least of them are P: powers of four, with roots that have no rounding.
+    rates = np.power(4.0, np.random.default_rng(seed).integers(0, 4, J.shape[1]))
+    roots, f = np.sqrt(rates / rates.min()), positive(len(J))
+    entries: list[torch.Tensor] = [Parameter(torch.tensor([value], dtype=torch.float64)) for value in p]
+    base = SGD([{"params": [entry], "lr": rate} for entry, rate in zip(entries, rates.tolist(), strict=True)])
+    anchor = Anchor([torch.zeros(1, dtype=torch.float64) for _ in entries])
+    opt = LessForgetting(base, anchor=anchor, decrease=rule, scale=scale, normalise=kind, metric="base", strength=1.0)
+    for i, row in enumerate(J):
+        with opt.constraint(str(i)):
+            (torch.from_numpy(row) @ torch.cat(entries)).backward()
+    report = opt.solve({str(i): float(loss) for i, loss in enumerate(f)})
+    e, posed = solve(J * roots, p * roots, f, decrease=rule, scale=scale, normalise=kind, strength=1.0)
+    assume(report.status is posed.status is Status.OPTIMAL)
+    assume(np.array_equal(report.decrease == -np.inf, posed.decrease == -np.inf))  # on the border of the tolerance
+    np.testing.assert_allclose(report.row_scales, posed.row_scales, rtol=rounding(J.shape[1]))
+    assert_promised_decrease(report)
+    d = np.concatenate([entry.grad for entry in entries]) * roots
+    # As above: two solves on one another.
+    lengths = np.linalg.norm(J * roots, axis=1)
+    size = report.pull * report.objective_norm + lengths @ (report.multipliers + posed.multipliers) + lengths.sum()
     assert float(np.linalg.norm(d - e)) <= 1.3e-4 * size
 
 

@@ -1,5 +1,6 @@
 """Forgetting objectives: their gradients are those of their formulas, and the Fisher information that of the model."""
 
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -151,6 +152,22 @@ def test_empirical_fisher_is_the_mean_square_of_the_gradients_of_single_examples
         if label >= 0:
             squares += torch.autograd.grad(cross_entropy(model(one), label), model.weight)[0].square()
     torch.testing.assert_close(found["weight"], squares / len(x), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_fisher_takes_any_mapping(chunk: int | None) -> None:
+    model, x, y = logistic()
+    found, same = (estimate_fisher(model, [(inputs, y)], chunk=chunk) for inputs in (UserDict(input=x), x))
+    assert_identical(found, same)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_fisher_in_16_bits_is_a_mean_over_any_number_of_batches(dtype: torch.dtype) -> None:
+    model, x, y = logistic()
+    batch = (x[:1].to(dtype), y[:1])
+    few, many = (estimate_fisher(model.to(dtype), n * [batch], chunk=1)["bias"] for n in (1, 400))
+    # The mean of equal numbers in float32, 400·2⁻²⁴ from them: one rounding of either result.
+    torch.testing.assert_close(many, few, rtol=2 * torch.finfo(dtype).eps, atol=0)
 
 
 def test_sampled_fisher_is_the_true_one_on_the_average() -> None:

@@ -103,20 +103,6 @@ class Machine(RuleBasedStateMachine):
         self.opt.solve()
         self.compare_direction()
 
-    @rule()
-    def what_is_too_early_or_too_late_says_so(self) -> None:
-        if self.state != "open":
-            with pytest.raises(RuntimeError, match="last direction still in"), self.opt.constraint("en"):
-                pass
-            with pytest.raises(RuntimeError, match="last direction still in"):
-                self.opt.solve()
-        elif not self.rows:
-            with pytest.raises(RuntimeError, match="must come after the gradients of at least one constraint"):
-                self.opt.solve()
-        if self.state == "spent" or (self.state == "open" and not self.rows):
-            with pytest.raises(RuntimeError, match="must come after"):
-                self.opt.step()
-
     def compare_direction(self) -> None:
         """What is in `.grad` is the direction of the mathematics; the model goes on with its digits."""
         used = [i for i, p in enumerate(self.twin) if p.grad is not None or any(i in row for row in self.rows.values())]
@@ -246,6 +232,20 @@ class Machine(RuleBasedStateMachine):
         self.start = list(self.saved["start"])
 
     # ------------------------------------------------------------------ what always holds
+
+    @invariant()
+    def what_is_too_early_or_too_late_says_so(self) -> None:
+        if self.state != "open":
+            with pytest.raises(RuntimeError, match="last direction still in"), self.opt.constraint("en"):
+                pass
+            with pytest.raises(RuntimeError, match="last direction still in"):
+                self.opt.solve()
+        elif not self.rows:
+            with pytest.raises(RuntimeError, match="must come after the gradients of at least one constraint"):
+                self.opt.solve()
+        if self.state == "spent" or (self.state == "open" and not self.rows):
+            with pytest.raises(RuntimeError, match="must come after"):
+                self.opt.step()
 
     @invariant()
     def parameters_and_gradients_are_those_of_the_model(self) -> None:

@@ -27,7 +27,7 @@ MOST = 3  # parameters
 STRENGTH = 0.5
 
 vectors = st.lists(st.integers(-4, 4), min_size=WIDTH, max_size=WIDTH)
-places = st.sets(st.integers(0, MOST - 1), min_size=1)
+places = st.lists(st.booleans(), min_size=MOST, max_size=MOST)
 
 
 def tensor(values: list[int]) -> Tensor:
@@ -57,6 +57,7 @@ class Machine(RuleBasedStateMachine):
         self.state = "open"  # then "solved", then "spent": the direction is in .grad, and has been used
         self.stepped = False
         self.saved: dict[str, Any] | None = None
+        self.fresh = True  # something has been done since the last checkpoint was written or read
 
     def wrapped(self) -> LessForgetting:
         """Return a new optimizer on the parameters."""
@@ -64,14 +65,11 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ gradients
 
+    @precondition(lambda self: self.state == "open")
     @rule(name=st.sampled_from(NAMES), at=places, centre=vectors, factor=st.sampled_from([0.5, 1.0, 3.0]))
-    def accumulate(self, name: str, at: set[int], centre: list[int], factor: float) -> None:
+    def accumulate(self, name: str, at: list[bool], centre: list[int], factor: float) -> None:
         """½·factor·‖θ_k − c‖² for some of the parameters."""
-        reached = [i for i in sorted(at) if i < len(self.theta)]
-        if self.state != "open":
-            with pytest.raises(RuntimeError, match="last direction still in"), self.opt.constraint(name):
-                pass
-            return
+        reached = [i for i in range(len(self.theta)) if at[i]]
         if not reached and name not in self.rows:
             with pytest.raises(ValueError, match="must find a gradient"), self.opt.constraint(name):
                 pass
@@ -79,10 +77,17 @@ class Machine(RuleBasedStateMachine):
         with self.opt.constraint(name):
             for i in reached:
                 (0.5 * factor * (self.theta[i] - tensor(centre)).square().sum()).backward()
+        self.fresh = True
         row = self.rows.setdefault(name, {})  # blocks of one name add up
         for i in reached:
             gradient = factor * (self.twin[i].detach() - tensor(centre))
             row[i] = row[i] + gradient if i in row else gradient
+
+    @precondition(lambda self: self.state == "open")
+    @rule(centres=st.lists(vectors, min_size=3, max_size=3))
+    def accumulate_all(self, centres: list[list[int]]) -> None:
+        for name, centre in zip(NAMES, centres, strict=True):
+            self.accumulate(name, [True] * MOST, centre, 1.0)
 
     @precondition(lambda self: self.state == "open")
     @rule(at=st.integers(0, MOST - 1), slope=vectors)
@@ -92,17 +97,11 @@ class Machine(RuleBasedStateMachine):
             if at < len(parameters):
                 (parameters[at] @ tensor(slope)).backward()
 
+    @precondition(lambda self: self.state == "open" and self.rows)
     @rule()
     def solve(self) -> None:
-        if self.state != "open":
-            with pytest.raises(RuntimeError, match="last direction still in"):
-                self.opt.solve()
-        elif not self.rows:
-            with pytest.raises(RuntimeError, match="must come after the gradients of at least one constraint"):
-                self.opt.solve()
-        else:
-            self.opt.solve()
-            self.compare_direction()
+        self.opt.solve()
+        self.compare_direction()
 
     def compare_direction(self) -> None:
         """What is in `.grad` is the direction of the mathematics; the model goes on with its digits."""
@@ -136,18 +135,15 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ steps
 
+    @precondition(lambda self: self.state == "solved" or (self.state == "open" and self.rows))
     @rule()
     def step(self) -> None:
-        if self.state == "spent" or (self.state == "open" and not self.rows):
-            with pytest.raises(RuntimeError, match="must come after"):
-                self.opt.step()
-            return
         solved = self.state == "solved"
         self.opt.step()
         if not solved:  # by the step itself, from where the model still stands
             self.compare_direction()
         self.base.step()
-        self.state, self.stepped = "spent", True
+        self.state, self.stepped, self.fresh = "spent", True, True
 
     @precondition(lambda self: self.stepped)
     @rule()
@@ -166,8 +162,10 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ checkpoints
 
+    @precondition(lambda self: self.fresh)
     @rule()
     def save(self) -> None:
+        self.fresh = False
         file = io.BytesIO()
         torch.save([self.opt.state_dict(), self.schedules[0].state_dict()], file)
         self.saved = {
@@ -182,11 +180,12 @@ class Machine(RuleBasedStateMachine):
         assert self.saved is not None
         return torch.load(io.BytesIO(self.saved["file"]), weights_only=True)
 
-    @precondition(lambda self: self.saved is not None)
+    @precondition(lambda self: self.fresh and self.saved is not None)
     @rule()
     def load(self) -> None:
         """Into the optimizer as it is: it drops the gradients of the step that it is in."""
         assert self.saved is not None
+        self.fresh = False
         state, schedule = self.read()
         if len(self.saved["values"]) != len(self.theta):
             before = copy.deepcopy(self.opt.state_dict())
@@ -201,11 +200,12 @@ class Machine(RuleBasedStateMachine):
             parameter.data.copy_(value)
         self.rows, self.state = {}, "spent" if self.state != "open" else "open"
 
-    @precondition(lambda self: self.saved is not None)
+    @precondition(lambda self: self.fresh and self.saved is not None)
     @rule()
     def resume(self) -> None:
         """In a new process, in all but name."""
         assert self.saved is not None
+        self.fresh = False
         values = self.saved["values"]
         self.theta, self.twin = ([Parameter(value.clone()) for value in values] for _ in range(2))
         for parameter in self.theta:
@@ -234,6 +234,20 @@ class Machine(RuleBasedStateMachine):
     # ------------------------------------------------------------------ what always holds
 
     @invariant()
+    def what_is_too_early_or_too_late_says_so(self) -> None:
+        if self.state != "open":
+            with pytest.raises(RuntimeError, match="last direction still in"), self.opt.constraint("en"):
+                pass
+            with pytest.raises(RuntimeError, match="last direction still in"):
+                self.opt.solve()
+        elif not self.rows:
+            with pytest.raises(RuntimeError, match="must come after the gradients of at least one constraint"):
+                self.opt.solve()
+        if self.state == "spent" or (self.state == "open" and not self.rows):
+            with pytest.raises(RuntimeError, match="must come after"):
+                self.opt.step()
+
+    @invariant()
     def parameters_and_gradients_are_those_of_the_model(self) -> None:
         for parameter, twin in zip(self.theta, self.twin, strict=True):
             assert_identical(parameter.detach(), twin.detach())
@@ -248,4 +262,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestAnyOrder = Machine.TestCase
-TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow])
+TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=50, suppress_health_check=[HealthCheck.too_slow])

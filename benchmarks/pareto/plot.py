@@ -64,9 +64,9 @@ def _paths(axis: Axes, record: Record, problem: Problem) -> None:
     runs = [run for run in record["runs"] if run["method"] in COLOURS and tuple(run["path"][0]) in starts]
     points = np.array([point for run in runs for point in run["path"]])
     shown = _pareto_set(problem)
-    if shown is not None:
-        points = np.concatenate([points, shown])
-    middle, reach = (points.max(0) + points.min(0)) / 2, 0.56 * np.ptp(points, axis=0).max()
+    if shown is not None:  # what runs far away is cut off
+        points = np.concatenate([np.array(starts), shown])
+    middle, reach = (points.max(0) + points.min(0)) / 2, 0.62 * np.ptp(points, axis=0).max()
     x, y = (np.linspace(middle[i] - reach, middle[i] + reach, 200) for i in range(2))
     grid = torch.tensor(np.stack(np.meshgrid(x, y), -1))
     mean = problem.losses(grid).mean(-1).numpy()
@@ -82,6 +82,8 @@ def _paths(axis: Axes, record: Record, problem: Problem) -> None:
     axis.plot(*np.array(starts).T, "x", color="black", markersize=7, label="start")
     axis.set_title(record["problem"].replace(", m = 2, n = 2", ""), fontsize=9)
     axis.set_aspect("equal")
+    axis.set_xlim(x[0], x[-1])
+    axis.set_ylim(y[0], y[-1])
     axis.tick_params(labelsize=7)
 
 

@@ -23,6 +23,14 @@ def test_tables_of_the_study_are_made_from_its_runs(task: str) -> None:
     assert [row for row in expected if row not in found] == []
 
 
+@pytest.mark.parametrize("study", ["lead", "options"])
+def test_tables_of_other_settings_are_made_from_their_runs(study: str) -> None:
+    text = report.summary(report.load(RESULTS / study))
+    expected = rows(text[: text.index("first reaches")])
+    found = rows((ROOT / "docs" / "multilingual.md").read_text(encoding="utf-8"))
+    assert [row for row in expected if row not in found] == []
+
+
 def test_the_table_of_the_demo_is_made_from_its_runs() -> None:
     expected = rows(report.summary(report.load(RESULTS / "demo")))
     found = rows((ROOT / "README.md").read_text(encoding="utf-8"))

@@ -20,8 +20,8 @@ class TwoValleys(Problem):
         c = max(0, tanh ½y),   e = max(0, tanh(−½y)),
 
     that is |½(x + 7) − τ| and |½(x − 7) + τ| in the logarithms. The Pareto set is a curve of the lower half,
-    −7 ≤ x ≤ 7, with y = −8.3551 in the middle (the authors draw a straight line, at −8.3552) and −8.4345 at the ends;
-    in the upper half there are other stationary points, in the valleys.
+    −7 ≤ x ≤ 7, with y = −8.3551 in the middle (the authors draw a straight line, at −8.3552) and −8.4345 at the
+    ends; in the upper half there are other stationary points, in the valleys.
 
     Args:
         scale: of the first loss: 1 for CAGrad, 0.1 for Nash-MTL.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mgrad import KeepPace, MinNorm, NoIncrease, Proportional, Status, constrained_direction
 from mgrad.decrease import DecreaseRule
 from mgrad.problems import Problem, suite
-from mgrad.solvers import Array
+from mgrad.solvers import Array, rounding
 from tests.asserts import slack_error
 from tests.reference import quadprog_direction
 from tests.strategies import Problem as Drawn
@@ -38,10 +38,14 @@ def competitors(J: Array, p: Array, b: Array, d: Array, rng: np.random.Generator
 
 
 def assert_none_nearer(J: Array, p: Array, b: Array, d: Array, multipliers: Array, x: Array) -> None:
-    """(80), with what x lacks of b at the price of the multipliers: (d − p)ᵀ(x − d) = λᵀ(Jx − b) − λᵀ(Jd − b)."""
+    """(80), with what x lacks of b at the price of the multipliers: (d − p)ᵀ(x − d) = λᵀ(Jx − b) − λᵀ(Jd − b).
+
+    And d = p + Jᵀλ to the rounding of that sum.
+    """
     error = 2 * slack_error(J, p, b, multipliers) + slack_error(J, x, b, np.zeros(len(J)))
     lack = np.maximum(0.0, b - J @ x)
-    excess = float(multipliers @ (lack + error))
+    rounded = rounding(len(J) + 1) * float(np.linalg.norm(np.abs(p) + np.abs(J).T @ multipliers))
+    excess = float(multipliers @ (lack + error)) + rounded * float(np.linalg.norm(x - d))
     assert float((d - p) @ (x - d)) >= -excess
     assert float((x - p) @ (x - p)) >= float((d - p) @ (d - p)) + float((x - d) @ (x - d)) - 2 * excess - 1e-12 * float(
         (x - p) @ (x - p)

@@ -30,7 +30,7 @@ COLOURS = {
     "smooth-gramian": "#54a0ff",
     "half-batches": "#5f27cd",
     "by-gradient": "#b8860b",
-    "by-gradient-distillation": "#e66767",
+    "by-gradient-distillation": "#3d2c8d",
     "by-loss": "#d2691e",
     "enforced": "#222f3e",
     "fisher": "#10ac84",

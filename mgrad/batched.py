@@ -99,7 +99,7 @@ def solve_batch(
         TypeError: if an argument is no real floating-point tensor.
         ValueError: for a wrong shape, an unknown domain or a bound on the simplex.
 
-    Cost: 35 Cholesky factorisations of order m + 1 for each problem, in about 3450 operations for the whole stack,
+    Cost: 35 Cholesky factorisations of order m + 1 for each problem, in some 3300 operations for the whole stack,
         however large. On a CPU the host's solver is the faster one.
     Source: Mehrotra 1992, for the predictor and corrector; Júdice & Pires 1994, for the exchange of blocks.
 

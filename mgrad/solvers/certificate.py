@@ -106,7 +106,7 @@ def measure(problem: Problem, x: Array, known: Slacks | None = None) -> Figures:
         unmet = violation = outside = 0.0
         if least_slack < 0:
             unmet = -least(highest / units)
-            violation = unmet / _largest(sizes / units)
+            violation = _ratio(unmet, _largest(sizes / units))  # both may underflow
         if smallest < 0:
             outside = _ratio(-least(x * lengths), ddot(absolute, lengths))
         if bound is None:

@@ -120,7 +120,8 @@ def _descend(
 def _slack(system: Array, magnitudes: Array, linear: Array, normal: Array | None, y: Array) -> tuple[Array, Array]:
     """Return the slacks [m] of y and their rounding errors [m]."""
     slack = system @ y + linear
-    error = rounding(len(y)) * (magnitudes @ y + np.abs(linear))
+    # Half of what the certificate takes for rounding: what is left alone here must be nothing there.
+    error = rounding(len(y)) / 2 * (magnitudes @ y + np.abs(linear))
     if normal is not None:
         # κ as the mean under y, as in the certificate: it is known to the rounding error of the objective.
         share = y / float(normal @ y)

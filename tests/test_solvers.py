@@ -522,6 +522,14 @@ def test_nearly_opposite_rows_are_solved_to_the_rounding_of_the_gramian(J: Array
         assert found.primal_residual <= np.sqrt(2 * tolerance)
 
 
+def test_what_is_just_beyond_rounding_is_solved_and_not_left() -> None:
+    # Two opposite rows whose slack is between what the solver and what the certificate once took for rounding.
+    G = [[1.596164831787556, -1.5961648317876298], [-1.5961648317876298, 1.5961648317877037]]
+    found = solve(G, [2.3043647654463992, -2.3043647654465165], bound=18528.605679554636)
+    assert found.status is not Status.INACCURATE
+    assert found.duality_gap <= 2 * rounding(2)
+
+
 # ---------------------------------------------------------------- messages
 
 

@@ -1,5 +1,6 @@
 """The rows are autograd's own; their products are exact; the direction is formed in place. Integers make sums exact."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import Embedding, Parameter
 
 from mgrad import jacobian
-from mgrad.jacobian import Row, capture, combine, gramian, shared_graphs
+from mgrad.jacobian import Row, along, capture, combine, gramian, norm, shared_graphs
 
 HOST = torch.device("cpu")
 SHAPES: list[tuple[int, ...]] = [(), (1,), (0, 3), (7,), (2, 5), (3, 2, 2)]
@@ -127,6 +128,36 @@ class TestGramian:
     def test_squares_beyond_the_range_of_float32_are_kept(self, size: float) -> None:
         w, block = torch.zeros(1), torch.tensor([size])
         assert gramian([{w: block}.get], [w], HOST).item() == float(block.double()) ** 2
+
+
+class TestInnerProducts:
+    # Of so many equal values in turn float32 rounds every sum the same way: the worst case. BLAS adds up eight at a
+    # time at least, over pieces of 2¹⁵ values.
+    CONSTANT = 2.0**15 / 8 * 2.0**-24
+
+    @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 7, 2**15, 2**15 + 1, 100_003]), st.floats(-12, 12))
+    def test_are_those_of_float64(self, seed: int, size: int, power: float) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        w = torch.zeros(size)
+        u, g = (10.0**power * torch.randn(size, generator=generator) for _ in range(2))
+        g[::2] = g[0]
+        products = along([{w: g}.get, {w: g.double()}.get], {w: u}.get, [w], HOST)
+        exact = torch.stack([g.double() @ u.double(), g.double() @ u.double(), u.double().square().sum()])
+        lengths = torch.stack([g.double().norm(), g.double().norm(), u.double().norm()]) * u.double().norm()
+        assert ((products - exact).abs() <= self.CONSTANT * lengths).all()
+        assert norm([u, g], HOST).item() == pytest.approx(float(torch.cat([u, g]).double().norm()), rel=self.CONSTANT)
+
+    @pytest.mark.parametrize("size", [5e-324, 1e-200, 1e-30, 1e-12, 1e12, 1e30, 1e150])
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+    def test_norms_are_kept_beyond_the_range_of_squares(self, dtype: torch.dtype, size: float) -> None:
+        block = torch.tensor([3 * size, 4 * size], dtype=torch.float64).to(dtype)
+        if not block.isfinite().all():
+            block = torch.full((2,), torch.finfo(dtype).max, dtype=dtype)
+        assert norm([block], HOST).item() == pytest.approx(math.hypot(*block.double().tolist()), rel=2.0**-22)
+
+    def test_of_nothing_the_norm_is_0(self) -> None:
+        assert norm([], HOST).item() == 0.0
+        assert norm([torch.zeros(3), torch.zeros(0)], HOST).item() == 0.0
 
 
 class TestCombine:

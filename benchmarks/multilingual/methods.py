@@ -133,6 +133,25 @@ METHODS = {
     "l2sp": Method(
         "plain fine-tuning with an L2 penalty to the start", {"slots": 1e-4, "intents": 5e-5}, _summed, strength=0.1
     ),
+    "sum-distillation": Method(
+        "plain fine-tuning on the sum of the losses and of what the distillation of `distillation` asks",
+        {"slots": 1e-4, "intents": 1e-4},
+        _summed,
+        keeps=True,
+        objective=Keeping.distillation,
+    ),
+    "sum-replay": Method(
+        "plain fine-tuning on the sum of the losses and of that of `replay`",
+        {"slots": 1e-4, "intents": 1e-4},
+        _summed,
+        keeps=True,
+        objective=Keeping.translation,
+    ),
+    "normalised-sum": Method(
+        "plain fine-tuning on the sum of the losses, each gradient scaled to length 1, less its conflicts",
+        {"slots": 2e-4, "intents": 1e-4},
+        _ours(anchor=None, normalise="gradient"),
+    ),
     "less-forgetting": Method(
         "mgrad.LessForgetting, KeepPace, relative strength",
         OWN,
@@ -166,6 +185,14 @@ METHODS = {
         strength=0.1,
         keeps=True,
         objective=Keeping.distillation,
+    ),
+    "by-gradient-replay": Method(
+        "by-gradient, less forgetting of how strings of other languages are translated",
+        {"slots": 2e-4, "intents": 1e-4},
+        _ours(anchor=None, normalise="gradient"),
+        strength=0.5,
+        keeps=True,
+        objective=Keeping.translation,
     ),
     "by-loss": Method('less-forgetting with normalise="loss"', OWN, _ours(normalise="loss"), strength=0.1),
     "enforced": Method(

@@ -36,7 +36,6 @@ def fitted(draw: st.DrawFn) -> LinearRegressions:
 
 def gradient_descent(problem: Problem, start: Tensor, steps: int) -> Tensor:
     """Return where plain gradient descent on the sum of the losses ends."""
-    assert problem.lipschitz is not None
     theta = start
     for _ in range(steps):
         theta = theta - problem.jacobian(theta).sum(0) / problem.lipschitz.sum()
@@ -57,7 +56,6 @@ def test_the_limit_is_the_minimiser_nearest_to_the_anchor_wherever_it_starts(
     m, k = len(problem.names), max(len(X) for X in problem.inputs)
     anchor, start = point(seed, problem.size), 2 * point(seed + 1, problem.size)
     nearest = gradient_descent(problem, anchor, 600)
-    assert problem.lipschitz is not None
     L, rho = float(problem.lipschitz.sum()), 1 - 0.5 / (4 * m)
     rows = torch.cat(problem.inputs)
     sigma = float(torch.linalg.matrix_norm(rows, -2))
@@ -87,7 +85,6 @@ def test_from_the_anchor_itself_the_relative_scale_ends_there_too_with_constant_
     """Nothing ever leaves the span of the data, and (87) is linear: ‖θ − nearest‖ ≤ √(2kS)/σ."""
     m, k = len(problem.names), max(len(X) for X in problem.inputs)
     anchor = point(seed, problem.size)
-    assert problem.lipschitz is not None
     size = (1 - 0.5 / (4 * m)) / (float(problem.lipschitz.sum()) * (1 + 2 * strength) ** 2)
     *_, last = descend(problem, anchor, [size] * 300, strength=strength, limit=1e8)
     sigma = float(torch.linalg.matrix_norm(torch.cat(problem.inputs), -2))

@@ -192,10 +192,7 @@ def test_a_pareto_point_is_the_nearest_to_itself(problem: Problem) -> None:
         assert (known(problem.nearest(theta)) - theta).norm() <= 1e-7 * (1 + theta.norm())
 
 
-LIPSCHITZ = [problem for problem in SMALL if problem.lipschitz is not None]
-
-
-@pytest.mark.parametrize("problem", LIPSCHITZ, ids=lambda problem: problem.name)
+@every_small_problem
 def test_gradients_differ_by_no_more_than_the_lipschitz_constants(problem: Problem) -> None:
     rng = np.random.default_rng(0)
     for theta in points(problem, 10):
@@ -203,19 +200,43 @@ def test_gradients_differ_by_no_more_than_the_lipschitz_constants(problem: Probl
             other = theta + length * torch.as_tensor(rng.standard_normal(problem.size))
             apart = (problem.jacobian(theta) - problem.jacobian(other)).norm(dim=1)
             scale = problem.jacobian(theta).norm(dim=1)
-            assert (apart <= (1 + LARGE) * known(problem.lipschitz) * (theta - other).norm() + LARGE * scale).all()
+            assert (apart <= (1 + LARGE) * problem.lipschitz * (theta - other).norm() + LARGE * scale).all()
 
 
-@pytest.mark.parametrize("problem", LIPSCHITZ, ids=lambda problem: problem.name)
+def tails(problem: Problem, first: float, rest: float) -> Tensor:
+    """Return a point with one value in front of many."""
+    return torch.tensor([first, *[rest] * (problem.size - 1)], dtype=torch.float64)
+
+
+# By the beginning of the name: points of curvature near the constants, and for those that are ∞ of any curvature.
+STEEP: dict[str, Callable[[Problem], list[Tensor]]] = {
+    "ZDT": lambda p: [tails(p, math.acosh(2.0), 0.0), tails(p, 40.0, 0.0), tails(p, 0.0, 1e16)],
+    "DTLZ2": lambda p: [torch.tensor([0.0] * 2 + [1e8] * (p.size - 2), dtype=torch.float64)],
+    "Viennet": lambda p: [tails(p, 0.19592167661759927**0.5, 0.0), tails(p, 1e8, 0.0)],
+    "two valleys": lambda p: [tails(p, -5.0 + 2e-4, 5.0), tails(p, 5.0 - 2e-4, 5.0)],
+    "network": lambda p: [torch.cat([p.start[:-16], 1e4 * p.start[-16:]])],
+}
+
+
+@every_small_problem
 def test_the_lipschitz_constants_are_no_larger_than_they_must_be(problem: Problem) -> None:
-    """They are the largest curvatures at some point: where a loss is least, or at 0."""
-    corners = [known(problem.pareto_point(w)) for w in torch.eye(len(problem.names), dtype=torch.float64)]
-    for i, bound in enumerate(known(problem.lipschitz)):
+    """They are the largest curvatures at some point: where a loss is least, at 0, or at a point of `STEEP`.
+
+    To 1 % for ZDT2, whose constant bounds two blocks and what is between them, largest at different points.
+    """
+    corners = [problem.pareto_point(w) for w in places(problem, 0)]
+    steep = [point for name, of in STEEP.items() if problem.name.startswith(name) for point in of(problem)]
+    for i, bound in enumerate(problem.lipschitz.tolist()):
         largest = 0.0
-        for theta in (corners[i], torch.zeros_like(problem.start)):
+        for theta in (*corners, *steep, torch.zeros_like(problem.start)):
+            if theta is None:  # where the Pareto set is not parametrised
+                continue
             hessian = torch.autograd.functional.hessian(lambda at, i=i: problem.losses(at)[i], theta)
             largest = max(largest, float(torch.linalg.matrix_norm(hessian, 2)))
-        assert largest == pytest.approx(float(bound), rel=1e-9)
+        if bound < math.inf:
+            assert (0.99 if problem.name.startswith("ZDT2") else 1 - 1e-9) * bound <= largest <= (1 + 1e-9) * bound
+        else:
+            assert largest > 1e5
 
 
 @every_small_problem

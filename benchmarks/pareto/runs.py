@@ -51,7 +51,7 @@ def descend(problem: Problem, steps: int, seeds: int, progress: "tqdm[Any]") -> 
 
 def _unit(problem: Problem, start: Tensor) -> float:
     """Return the rate that all rates are multiples of."""
-    if problem.lipschitz is not None:
+    if problem.lipschitz.isfinite().all():
         return 1 / float(problem.lipschitz.max())
     return 1 / float(problem.jacobian(start).norm(dim=1).max())
 

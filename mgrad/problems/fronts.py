@@ -86,7 +86,8 @@ class ZDT(Problem):
 
     φ = 1 − √(x/g) is number 1, convex; 1 − (x/g)² number 2, concave; 1 − √(x/g) − (x/g) sin 10πx number 3, in pieces.
     The Pareto set is θ_k = 0 for k ≥ 1 with any θ₀, in number 3 with σ(θ₀) in five intervals. Beyond their ends some
-    points of the line are still stationary: those where f₁ falls with x.
+    points of the line are still stationary: those where f₁ falls with x. In numbers 1 and 3 the curvature of √(xg)
+    along θ₀ grows with √g; that of number 2 is bounded by (100).
 
     Args:
         number: 1, 2 or 3.
@@ -110,11 +111,16 @@ class ZDT(Problem):
                 "the three."
             )
         self.number = number
+        # (100), with the block of θ₀, that of the others, and the largest entries between them.
+        slope = 9 / (n - 1)
+        first, between, others = 0.1540622538, 0.1361081434 * math.sqrt(slope), 2 * slope
+        second = 0.5 * (first + others + math.hypot(first - others, 2 * between)) if number == 2 else math.inf
         super().__init__(
             f"ZDT{number}, n = {n}",
             _starts(n, number + 1),
             2,
             "Zitzler, Deb & Thiele 2000, Comparison of multiobjective evolutionary algorithms",
+            lipschitz=torch.tensor([1 / (6 * math.sqrt(3)), second], dtype=torch.float64),
             ideal=torch.tensor([0.0, _ZDT3_LEAST if number == 3 else 0.0], dtype=torch.float64),
         )
 
@@ -173,7 +179,7 @@ class DTLZ2(Problem):
     """f = (1 + g)·s(φ), s the direction of the angles φ_j = ½πσ(θ_j), g = Σ θ_k² over k ≥ m − 1 (math.md, 93).
 
     The front is the part of the unit sphere where all losses are positive, the Pareto set θ_k = 0 for k ≥ m − 1; no
-    other point is even weakly stationary, and each of these strongly.
+    other point is even weakly stationary, and each of these strongly. The curvature along an angle grows with g.
 
     Args:
         m: number of losses, ≥ 2.
@@ -253,6 +259,7 @@ class Viennet(Problem):
 
     f₀ = ½s + sin s, f₁ = (3x − 2y + 4)²/8 + (x − y + 1)²/27 + 15, f₂ = 1/(s + 1) − 1.1e⁻ˢ with s = x² + y². f₀ and f₂
     have gradients along (x, y), so that every point where one of them rises with s and the other falls is stationary.
+    The curvature of f₀ grows with s.
 
     Source: Viennet, Fonteix & Marc 1996, without the bounds |x|, |y| ≤ 3.
 
@@ -268,6 +275,7 @@ class Viennet(Problem):
             torch.tensor([[2.5, 2.0], [-2.0, 2.5], [1.0, -2.0]], dtype=torch.float64),
             3,
             "Viennet, Fonteix & Marc 1996, Multicriteria optimization using a genetic algorithm",
+            lipschitz=torch.tensor([math.inf, 3.392689789244476, 0.6178712679284499], dtype=torch.float64),  # (101)
             ideal=torch.tensor([0.0, 15.0, 1.0 - 1.1], dtype=torch.float64),
         )
 

@@ -14,7 +14,7 @@ class Network(Problem):
 
     θ = (W, b, v), row by row, n = width·(inputs + 2). The teacher is a common minimiser, of value 0; so is every point
     that fits all data, and these are the Pareto set. Which of them is nearest to θ₀ is not known (`LinearRegressions`
-    is where it is).
+    is where it is). The curvature along W grows with v.
 
     Args:
         counts: k [m], numbers of data.

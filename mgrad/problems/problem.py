@@ -23,8 +23,8 @@ class Problem(ABC):
         starts: points [k, n] to start from; the first is `start`.
         losses: m, how many losses there are.
         reference: where the problem is from.
-        lipschitz: L [m] of the gradients, ‖∇fᵢ(x) − ∇fᵢ(y)‖ ≤ Lᵢ‖x − y‖ everywhere; None where there are none or they
-            are not known.
+        lipschitz: L [m] of the gradients, ‖∇fᵢ(x) − ∇fᵢ(y)‖ ≤ Lᵢ‖x − y‖ everywhere; ∞ of a loss whose curvature has no
+            bound, and of all if left out.
         ideal: the infimum of each loss by itself [m]; None where it is not known.
 
     Attributes:
@@ -46,7 +46,7 @@ class Problem(ABC):
         self.starts = starts
         self.names = tuple(str(i) for i in range(losses))
         self.reference = reference
-        self.lipschitz = lipschitz
+        self.lipschitz = torch.full((losses,), torch.inf, dtype=torch.float64) if lipschitz is None else lipschitz
         self.ideal = ideal
 
     @property

@@ -21,7 +21,7 @@ class TwoValleys(Problem):
 
     that is |½(x + 7) − τ| and |½(x − 7) + τ| in the logarithms. The Pareto set is a curve of the lower half,
     −7 ≤ x ≤ 7, with y = −8.3551 in the middle (the authors draw a straight line, at −8.3552) and −8.4345 at the
-    ends; in the upper half there are other stationary points, in the valleys.
+    ends; in the upper half there are other stationary points, in the valleys, whose floors are kinks.
 
     Args:
         scale: of the first loss: 1 for CAGrad, 0.1 for Nash-MTL.

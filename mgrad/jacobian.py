@@ -19,6 +19,7 @@ Row = Callable[[Tensor], Tensor | None]
 # Values of each row that are converted to float64 at a time. A few rows of them fit a CPU's last-level cache and still
 # keep its threads busy; on a GPU they fill the device.
 _BLOCK = {"cpu": 1 << 18, "cuda": 1 << 20}
+_SHARES = 16  # of such a block, each multiplied by itself
 _PIECE = 1 << 15  # values whose products are summed in float32: few enough to lose little, enough to be cheap
 _SAFE = 1e-28, 1e28  # what a sum of squares lies between where no float32 square that counts is 0 or infinite
 
@@ -88,8 +89,8 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.devic
     Cost: k²n multiplications; k blocks of memory besides the rows.
     """
     if metric is None:
-        return _sums(rows, parameters, home, lambda window: window @ window.T)
-    return _sums([*rows, metric], parameters, home, lambda window: (window[:-1] * window[-1]) @ window[:-1].T)
+        return _sums(rows, parameters, home, lambda window: _products(window, window))
+    return _sums([*rows, metric], parameters, home, lambda window: _products(window[:-1] * window[-1], window[:-1]))
 
 
 def norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
@@ -169,6 +170,14 @@ def _sums(
     total = product(torch.empty(len(rows), 0, dtype=torch.float64, device=home))
     for partial in sums.values():
         total += partial.total().to(home)
+    return total
+
+
+def _products(first: Tensor, second: Tensor) -> Tensor:
+    """Return the inner products of two stacks of rows [k, block]: in shares, as BLAS splits no sum among threads."""
+    shares = _SHARES if first.shape[1] % _SHARES == 0 else 1
+    left, right = (rows.unflatten(1, (shares, -1)).transpose(0, 1) for rows in (first, second))
+    total: Tensor = (left @ right.mT).sum(0)
     return total
 
 

@@ -1,6 +1,6 @@
 """Tables and the plot, from the files of runs: `python -m benchmarks.multilingual.report DIRECTORY`.
 
-In: JSON files. Out: Markdown and a picture. May import: tables, matplotlib.
+In: JSON files. Out: Markdown and a picture. May import: tables, matplotlib, scipy.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from benchmarks.tables import table
 
@@ -183,6 +184,20 @@ def summary(settings: Sequence[Setting]) -> str:
     )
 
 
+def differences(settings: Sequence[Setting], baseline: Setting) -> str:
+    """Return a table of one task, as Markdown: what each method has more than a baseline at the end, seed by seed."""
+    others = [s for s in settings if s is not baseline and len(set(s.curves) & set(baseline.curves)) > 1]
+    measures = {key: name for key, name in MEASURES.items() if key != "distance"}
+    rows = [[other.label, *(_paired(other, baseline, measure) for measure in measures)] for other in others]
+    return "\n\n".join(
+        [
+            f"### {baseline.task}: more than {baseline.label}",
+            "Means of the differences between runs of one seed, ± half of their 95 % interval (Student's t).",
+            table(["method and rate", *measures.values()], rows),
+        ]
+    )
+
+
 def details(settings: Sequence[Setting]) -> str:
     """Return the tables of one task that go into detail, as Markdown: by language, and the directions."""
     first = settings[0]
@@ -266,6 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--rates", nargs="+", type=float, metavar="RATE", default=[], help="and, with --best, all methods at these"
     )
+    parser.add_argument("--against", metavar="METHOD", help="what the others are compared with, seed by seed")
     arguments = parser.parse_args(argv)
     settings = load(arguments.directory)
     if arguments.best:
@@ -274,8 +290,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for task in dict.fromkeys(setting.task for setting in settings):
         group = [setting for setting in settings if setting.task == task]
         plot(group, arguments.directory / f"{task}.png")
-        page += [summary(group), details(group)]
-        print(f"\n{summary(group)}\n")
+        shown = [summary(group), *(differences(group, s) for s in group if s.method == arguments.against)]
+        page += [*shown, details(group)]
+        print("\n" + "\n\n".join(shown) + "\n")
     (arguments.directory / "tables.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
     print(f"{arguments.directory}: {task}.png shows this over the steps; tables.md adds languages and directions.")
 
@@ -287,6 +304,14 @@ def _level_row(setting: Setting, level: float) -> list[str]:
         return [setting.label, "not reached", *["" for _ in MEASURES]]
     step, measures = found
     return [setting.label, f"{step:.0f}", *(_number(value) for value in measures.values())]
+
+
+def _paired(setting: Setting, baseline: Setting, measure: str) -> str:
+    """Return mean ± half the 95 % interval of the differences at the end, over the seeds that both have."""
+    seeds = sorted(set(setting.curves) & set(baseline.curves))
+    gaps = np.array([setting.curves[seed][-1][measure] - baseline.curves[seed][-1][measure] for seed in seeds])
+    half = stats.sem(gaps) * stats.t.ppf(0.975, len(gaps) - 1)
+    return f"{gaps.mean():+.3f} ± {half:.3f}"
 
 
 def _spread(values: "np.ndarray[Any, Any]") -> str:

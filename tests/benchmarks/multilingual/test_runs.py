@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -238,6 +239,18 @@ def test_tables_say_where_a_level_is_not_reached() -> None:
     assert len({len(line) for line in text.splitlines() if line.startswith("| ")}) == 2  # two aligned tables
 
 
+def test_differences_are_those_of_runs_of_one_seed() -> None:
+    sources = {"sum": [0.8, 0.7, 0.9, 0.4], "l2sp": [0.85, 0.7, 1.0]}
+    settings = []
+    for method, ends in sources.items():
+        runs = [made_up(method, [0.0, end], [0.9, 0.5], seed) for seed, end in enumerate(ends)]
+        settings.append(dataclasses.replace(runs[0], curves={k: c for run in runs for k, c in run.curves.items()}))
+    baseline, other = settings
+    interval = stats.ttest_rel(sources["l2sp"], sources["sum"][:3]).confidence_interval()  # seed 3 is of one alone
+    middle, half = (interval.high + interval.low) / 2, (interval.high - interval.low) / 2
+    assert f"| l2sp 1e-4       | {middle:+.3f} ± {half:.3f} |" in report.differences([baseline, other], baseline)
+
+
 def test_the_best_rate_is_that_of_the_development_templates() -> None:
     better, worse = made_up("sum", [0.0, 0.8], [0.9, 0.3]), made_up("sum", [0.0, 0.7], [0.9, 0.9])
     assert report.best_rates([worse, better]) == [better]
@@ -246,12 +259,13 @@ def test_the_best_rate_is_that_of_the_development_templates() -> None:
 
 
 def test_tables_and_a_plot_are_written_beside_the_runs(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report.main([str(output), "--best", "--rates", "1e-2"])
+    report.main([str(output), "--best", "--rates", "1e-2", "--against", "sum"])
     text = (output / "tables.md").read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert text.partition("### slots: span F1 by language")[0].strip() in printed
     assert "mean ± standard deviation over 2 seeds" in text
     assert "multiplier en" in text
+    assert "### slots: more than sum 1e-2" in text
     assert (output / "slots.png").stat().st_size > 10_000
 
 

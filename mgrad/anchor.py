@@ -52,6 +52,10 @@ class Anchor:
         """Return the sum of two objectives."""
         return SumOfAnchors([(1.0, self), (1.0, other)]) if isinstance(other, Anchor) else NotImplemented
 
+    def __radd__(self, other: int) -> "Anchor":
+        """Return the objective itself where `sum` begins, at 0."""
+        return self if other == 0 else NotImplemented
+
     def __mul__(self, factor: float) -> "Anchor":
         """Return a multiple of the objective."""
         return SumOfAnchors([(factor, self)]) if isinstance(factor, (int, float)) else NotImplemented

@@ -60,3 +60,13 @@ def test_a_reference_must_have_as_many_tensors_as_there_are_parameters() -> None
 def test_a_reference_must_have_the_shapes_of_the_parameters() -> None:
     with pytest.raises(ValueError, match=r"must have the shapes .* Found \[3\] for parameter 1 of shape \[2\]\."):
         Anchor([torch.ones(2), torch.ones(3)]).start([Parameter(torch.ones(2)), Parameter(torch.ones(2))])
+
+
+def test_anchors_add_up_with_the_sum_of_python() -> None:
+    total = sum([2 * Anchor([torch.zeros(1)]), Anchor([torch.full((1,), 3.0)])])
+    assert isinstance(total, Anchor)
+    parameters = [Parameter(torch.ones(1))]
+    assert total.weights(parameters) == [3.0]
+    assert total.start(parameters)[0].item() == 1.0  # ½·2(θ − 0)² + ½(θ − 3)² is least there
+    with pytest.raises(TypeError, match="unsupported operand"):
+        1 + Anchor()

@@ -31,6 +31,16 @@ def test_tables_of_other_settings_are_made_from_their_runs(study: str) -> None:
     assert [row for row in expected if row not in found] == []
 
 
+@pytest.mark.parametrize("task", ["slots", "intents"])
+def test_tables_of_kept_translations_are_made_from_their_runs(task: str) -> None:
+    settings = [setting for setting in report.load(RESULTS / "regime") if setting.task == task]
+    text = report.summary(settings)
+    (baseline,) = (setting for setting in settings if setting.method == "sum")
+    expected = rows(text[: text.index("first reaches")]) + rows(report.differences(settings, baseline))
+    found = rows((ROOT / "docs" / "multilingual.md").read_text(encoding="utf-8"))
+    assert [row for row in expected if row not in found] == []
+
+
 def test_the_table_of_the_demo_is_made_from_its_runs() -> None:
     expected = rows(report.summary(report.load(RESULTS / "demo")))
     found = rows((ROOT / "README.md").read_text(encoding="utf-8"))

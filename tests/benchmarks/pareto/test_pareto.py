@@ -53,6 +53,17 @@ def test_figures_are_those_of_the_end(record: report.Record) -> None:
     assert best["TorchJD PCD"]["moved"] == 0.0  # it is as long as the pull, which is 0 at θ₀
 
 
+def test_the_hypervolume_is_that_of_the_union_of_rectangles(record: report.Record) -> None:
+    at = problem(PLANE)
+    worst = at.losses(at.starts).amax(0).numpy()
+    ends = np.array([[0.2, 0.7], [0.6, 0.1], [0.7, 0.8], [0.1, 1.2]]) * worst  # the third is dominated, the fourth out
+    made = {"problem": PLANE, "runs": [{"method": "x", "losses": list(end), "stationarity": 0.0} for end in ends]}
+    assert report._hypervolume(made, "x") == pytest.approx(0.8 * 0.3 + 0.4 * 0.9 - 0.4 * 0.3)
+    away = {"problem": PLANE, "runs": [{"method": "x", "losses": [np.inf] * 2, "stationarity": np.inf}]}
+    assert report._hypervolume(away, "x") == 0.0
+    assert 0 < report._hypervolume(record, "KeepPace") < 1
+
+
 def test_what_runs_away_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "RATES", (1e9,))
     monkeypatch.setattr(runs, "METHODS", {"sum": METHODS["sum"]})

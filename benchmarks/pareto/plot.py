@@ -30,6 +30,11 @@ COLOURS = {
 MARKERS = dict(zip(COLOURS, "osD^vP", strict=True))
 PATHS = 2  # starts whose paths are drawn
 FRONTS = ("Fonseca-Fleming, n = 10", "ZDT1", "ZDT2", "ZDT3")
+OVERVIEW = (
+    "Fonseca-Fleming, n = 2",
+    "quadratics, different Hessians, condition 10, m = 2, n = 2",
+    "linear regressions, all fitted together, k = [6, 6, 6], n = 40",
+)
 CURVES = (
     "quadratics, different Hessians, condition 10, m = 2, n = 2",
     "quadratics, different Hessians, condition 100, m = 3, n = 10",
@@ -96,6 +101,24 @@ def _pareto_set(problem: Problem) -> "np.ndarray[Any, Any] | None":
     return np.array([point.tolist() for point in found if point is not None])
 
 
+def overview(records: Sequence[Record], file: Path) -> None:
+    """Draw the paths of two problems and √δ of a third, in one row."""
+    problems = {problem.name: problem for problem in suite()}
+    chosen = [record for name in OVERVIEW for record in records if record["problem"] == name]
+    if len(chosen) < len(OVERVIEW):
+        return
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), constrained_layout=True)
+    for axis, record in zip(axes[:2], chosen, strict=False):
+        _paths(axis, record, problems[record["problem"]])
+    _curves(axes[2], chosen[2])
+    axes[2].set_xlabel("step")
+    axes[2].set_title("stationarity, √δ / max ‖gᵢ(θ₀)‖: " + chosen[2]["problem"].partition(",")[0], fontsize=9)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
 def fronts(records: Sequence[Record], file: Path) -> None:
     """Draw where the runs end, over the front in the plane of the losses."""
     problems = {problem.name: problem for problem in suite()}
@@ -132,14 +155,7 @@ def stationarity(records: Sequence[Record], file: Path) -> None:
         return
     figure, axes = plt.subplots(2, 3, figsize=(12, 6.8), constrained_layout=True, sharex=True)
     for axis, record in zip(axes.flat, chosen, strict=False):
-        for method, colour in COLOURS.items():
-            runs = [run for run in record["runs"] if run["method"] == method and np.isfinite(run["stationarity"])]
-            if runs:
-                steps = [step for step, _ in runs[0]["curve"]]
-                values = np.median([[value for _, value in run["curve"]] for run in runs], axis=0)
-                axis.loglog(steps, np.maximum(values, 1e-9), color=colour, label=method, linewidth=2)
-        axis.set_title(record["problem"], fontsize=8)
-        axis.grid(alpha=0.25)
+        _curves(axis, record)
     for axis in axes[:, 0]:
         axis.set_ylabel("√δ / max ‖gᵢ(θ₀)‖")
     for axis in axes[-1]:
@@ -150,13 +166,25 @@ def stationarity(records: Sequence[Record], file: Path) -> None:
     plt.close(figure)
 
 
+def _curves(axis: Axes, record: Record) -> None:
+    """Draw √δ of one problem."""
+    for method, colour in COLOURS.items():
+        runs = [run for run in record["runs"] if run["method"] == method and np.isfinite(run["stationarity"])]
+        if runs:
+            steps = [step for step, _ in runs[0]["curve"]]
+            values = np.median([[value for _, value in run["curve"]] for run in runs], axis=0)
+            axis.loglog(steps, np.maximum(values, 1e-9), color=colour, label=method, linewidth=2)
+    axis.set_title(record["problem"], fontsize=8)
+    axis.grid(alpha=0.25)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw beside the files the pictures that there is something for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pareto.plot", description="Pictures.")
     parser.add_argument("directory", type=Path, nargs="?", default=DIRECTORY)
     directory = parser.parse_args(argv).directory
     records = load(directory)
-    for draw in (trajectories, fronts, stationarity):
+    for draw in (trajectories, overview, fronts, stationarity):
         draw(records, directory / f"{draw.__name__}.png")
 
 

@@ -1,18 +1,23 @@
 """Tables from the runs: `python -m benchmarks.pareto.report`.
 
-In: the files of the problems. Out: Markdown. May import: methods, results, tables.
+In: the files of the problems. Out: Markdown. May import: methods, results, tables, mgrad.problems, moocore.
 """
 
 import argparse
 import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import moocore
+import torch
+
 from benchmarks import results
 from benchmarks.pareto.methods import OURS
 from benchmarks.tables import table
+from mgrad.problems import Problem, suite
 
 DIRECTORY = Path(__file__).parent / "results"
 REACHED = 1e-3  # as in `runs`
@@ -53,6 +58,10 @@ def page(records: Sequence[Record]) -> str:
         table(
             ["apart/least at the end, median", *methods],
             [[record["problem"], *(_figure(_apart(record, m)) for m in methods)] for record in known],
+        ),
+        table(
+            ["hypervolume of the ends, share", *methods],
+            [[record["problem"], *(_figure(_hypervolume(record, m)) for m in methods)] for record in records],
         ),
     ]
     return "\n\n".join(parts)
@@ -98,6 +107,24 @@ def _apart(record: Record, method: str) -> float:
     """Return the median distance from the least-forgetting point, in units of the least distance."""
     runs = [run for run in record["runs"] if run["method"] == method and run["least"]]
     return median(float(run["apart"] / run["least"]) for run in runs)
+
+
+def _hypervolume(record: Record, method: str) -> float:
+    """Return what the ends of all starts dominate, as a share of the box from the ideal to the worst of the starts."""
+    problem = _problems()[record["problem"]]
+    assert problem.ideal is not None
+    worst = problem.losses(problem.starts).amax(0)
+    ends = [run["losses"] for run in record["runs"] if run["method"] == method and math.isfinite(run["stationarity"])]
+    if not ends:
+        return 0.0
+    shares = (torch.tensor(ends, dtype=torch.float64) - problem.ideal) / (worst - problem.ideal)
+    return float(moocore.hypervolume(shares.numpy(), ref=[1.0] * len(worst)))
+
+
+@cache
+def _problems() -> dict[str, Problem]:
+    """Return the problems by their names."""
+    return {problem.name: problem for problem in suite()}
 
 
 def _figure(value: float) -> str:

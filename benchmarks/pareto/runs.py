@@ -34,9 +34,10 @@ def descend(problem: Problem, steps: int, seeds: int, progress: "tqdm[Any]") -> 
         What is known of the problem, and a run for each method and start, at the method's best rate.
     """
     runs = []
+    goals = [(start, problem.nearest(start)) for start in problem.starts[:seeds]]
     for method, make in METHODS.items():
-        for start in problem.starts[:seeds]:
-            tried = [_run(problem, make, start, rate * _unit(problem, start), steps) for rate in RATES]
+        for start, nearest in goals:
+            tried = [_run(problem, make, start, nearest, rate * _unit(problem, start), steps) for rate in RATES]
             best = min(tried, key=lambda run: run["stationarity"])
             runs.append({"method": method, **best})
         progress.update()
@@ -56,7 +57,9 @@ def _unit(problem: Problem, start: Tensor) -> float:
     return 1 / float(problem.jacobian(start).norm(dim=1).max())
 
 
-def _run(problem: Problem, make: Callable[[], Any], start: Tensor, rate: float, steps: int) -> Record:
+def _run(
+    problem: Problem, make: Callable[[], Any], start: Tensor, nearest: Tensor | None, rate: float, steps: int
+) -> Record:
     """Descend from a start, at a rate that decays like 1/t."""
     direction, theta = make(), start.clone()
     size = float(problem.jacobian(start).norm(dim=1).max()) or 1.0
@@ -94,7 +97,7 @@ def _run(problem: Problem, make: Callable[[], Any], start: Tensor, rate: float, 
         "losses": [float(f"{loss:.5g}") for loss in before.tolist()],
         "reached": reached,
         "seconds": float(np.median(seconds)),
-        **_distances(problem, start, theta),
+        **_distances(start, nearest, theta),
         "curve": curve,
         "path": path,
     }
@@ -111,9 +114,9 @@ def _strong(problem: Problem, theta: Tensor) -> float:
     return constrained_direction(problem.jacobian(theta), decrease=KeepPace(margin=0.0)).report.strong_stationarity
 
 
-def _distances(problem: Problem, start: Tensor, theta: Tensor) -> dict[str, float | None]:
+def _distances(start: Tensor, nearest: Tensor | None, theta: Tensor) -> dict[str, float | None]:
     """Return how far θ is from where it started, and from the Pareto-optimal point nearest to that."""
-    moved, nearest = float((theta - start).norm()), problem.nearest(start)
+    moved = float((theta - start).norm())
     if nearest is None:
         return {"moved": moved, "least": None, "apart": None}
     return {"moved": moved, "least": float((nearest - start).norm()), "apart": float((theta - nearest).norm())}

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.nn import Dropout, Module
 from torch.nn.utils import clip_grad_norm_
@@ -24,7 +26,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="u
 # the pull, some 15 times the distance from θ₀, doubles from one step to the next: 1e-14 in six. At the usual ε of 1e-8
 # it would blow up what is 0 but for rounding, such as the gradient of a key's bias. The steps are of size 1e-3.
 RATE, EPSILON = 1e-3, 1e-2
-SAME = dict(rtol=0.0, atol=1e-13)
+SAME: dict[str, Any] = dict(rtol=0.0, atol=1e-13)
 
 
 def blocks(section: str) -> list[str]:
@@ -48,7 +50,7 @@ def start(*, seed: int = 0, exact: bool = True) -> dict[str, Any]:
     torch.manual_seed(0)
     run(blocks("")[0], names)
     order = torch.Generator().manual_seed(3)
-    examples = [names["examples"][i] for i in torch.randperm(len(names["examples"]), generator=order).tolist()]
+    examples: Any = [names["examples"][i] for i in torch.randperm(len(names["examples"]), generator=order).tolist()]
     names["examples"] = examples
     names["loader"] = DataLoader(examples, batch_size=6, collate_fn=names["by_language"])
     torch.manual_seed(seed)
@@ -115,4 +117,15 @@ def assert_same_figures(actual: Mapping[str, float], report: Report) -> None:
     certificate = {"duality_gap", "primal_residual", "dual_residual", "complementarity"}
     expected = {name: value for name, value in report.to_dict().items() if name not in certificate}
     found = {name: float(actual[name]) for name in expected}
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)  # lightning logs float32
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)  # some logs are of float32
+
+
+def scalars(folder: str) -> dict[int, dict[str, float]]:
+    """Return what the event files below a folder hold, by step and name."""
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    for file in Path(folder).rglob("events.*"):
+        events = EventAccumulator(str(file)).Reload()
+        for name in events.Tags()["scalars"]:
+            for event in events.Scalars(name):
+                found[event.step][name] = event.value
+    return found

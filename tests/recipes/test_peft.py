@@ -41,35 +41,34 @@ def adapted(seed: int = 0) -> dict[str, Any]:
 
 def test_adapters_take_the_steps_of_adapters_written_out() -> None:
     names = adapted()
-    model, start = names["model"], names["adapted"].base_model.model
-    frozen = [(layer.base_layer.weight.clone(), layer.base_layer.bias.clone()) for layer in (start.query, start.value)]
-    pairs = [
-        Parameter(layer["default"].weight.detach().clone())
-        for layer in (start.query.lora_A, start.query.lora_B, start.value.lora_A, start.value.lora_B)
+    model, inside = names["model"], names["adapted"].base_model.model
+    layers = (inside.query, inside.value)
+    frozen = [(layer.base_layer.weight.clone(), layer.base_layer.bias.clone()) for layer in layers]
+    pairs: list[Tensor] = [
+        Parameter(part["default"].weight.detach().clone()) for layer in layers for part in (layer.lora_A, layer.lora_B)
     ]
-    scale = start.query.scaling["default"]
+    scale = inside.query.scaling["default"]
 
-    def logits(inputs: Tensor, factor: float = scale) -> Tensor:
-        hidden = model.table[inputs]
-        first, second = (
-            lambda x, w=w, bias=bias, a=a, b=b: linear(x, w, bias) + factor * x @ a.T @ b.T  # type: ignore[misc]
-            for (w, bias), a, b in zip(frozen, pairs[::2], pairs[1::2], strict=True)
-        )
-        return second(first(hidden).tanh())
+    def layer(i: int, x: Tensor, factor: float) -> Tensor:
+        down, up = pairs[2 * i : 2 * i + 2]
+        return linear(x, *frozen[i]) + factor * (x @ down.T @ up.T)
+
+    def logits(inputs: Tensor, factor: float) -> Tensor:
+        return layer(1, layer(0, model.table[inputs], factor).tanh(), factor)
 
     def losses(batches: Any) -> dict[str, Tensor]:
         return {
-            language: cross_entropy(logits(batch["input_ids"]).flatten(0, 1), batch["labels"].flatten())
+            language: cross_entropy(logits(batch["input_ids"], scale).flatten(0, 1), batch["labels"].flatten())
             for language, batch in batches.items()
         }
 
     def forgotten() -> Tensor:
-        answers, before = logits(names["unlabeled"]), logits(names["unlabeled"], 0.0).detach()
+        answers, before = logits(names["unlabeled"], scale), logits(names["unlabeled"], 0.0).detach()
         each = kl_div(answers.log_softmax(-1), before.log_softmax(-1), log_target=True, reduction="none")
         return each.sum(-1).mean()
 
     run(LOOP, names)
-    steps = [lambda batches=batches: losses(batches) for batches in names["loader"]]  # type: ignore[misc]
+    steps = [lambda batches=batches: losses(batches) for batches in names["loader"]]
     reports = list(by_hand(pairs, AdamW(pairs, lr=RATE, eps=EPSILON), steps, objective=forgotten))
     found = [p for p in names["adapted"].parameters() if p.requires_grad]
     torch.testing.assert_close(found, pairs, **SAME)

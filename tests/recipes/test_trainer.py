@@ -1,7 +1,7 @@
 """Hugging Face's Trainer with the subclass of the page."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from mgrad import LessForgetting
-from tests.recipes.page import EPSILON, RATE, assert_same, assert_same_figures, blocks, by_hand, run, start
+from tests.recipes.page import EPSILON, RATE, assert_same, assert_same_figures, blocks, by_hand, run, scalars, start
 from tests.training import assert_identical, weights
 
 
@@ -26,11 +26,11 @@ def names_with_trainer(*, seed: int = 0, exact: bool = True) -> dict[str, Any]:
     return names
 
 
-def arguments(folder: Path, **options: Any) -> Any:
+def arguments(**options: Any) -> Any:
     """Return arguments: steps of two micro-batches, three an epoch."""
     fixed = dict(per_device_train_batch_size=6, gradient_accumulation_steps=2, num_train_epochs=2, learning_rate=RATE)
     plain = dict(use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no", logging_steps=1)
-    return TrainingArguments(folder, remove_unused_columns=False, **(fixed | plain | options))
+    return TrainingArguments("trained", remove_unused_columns=False, **(fixed | plain | options))
 
 
 def token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
@@ -39,16 +39,10 @@ def token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> 
     return total / (labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-def test_the_trainer_takes_the_steps_of_the_loop_by_hand(tmp_path: Path) -> None:
+def test_the_trainer_takes_the_steps_of_the_loop_by_hand() -> None:
     names, other = names_with_trainer(), start()["model"]
-    args = arguments(
-        tmp_path,
-        train_sampling_strategy="sequential",
-        warmup_steps=2,
-        weight_decay=0.1,
-        adam_epsilon=EPSILON,
-        max_grad_norm=0.5,
-    )
+    options = dict(warmup_steps=2, weight_decay=0.1, adam_epsilon=EPSILON, max_grad_norm=0.5)
+    args = arguments(train_sampling_strategy="sequential", report_to="tensorboard", **options)
     trainer = names["LessForgettingTrainer"](
         names["model"], args, names["by_language"], train_dataset=names["examples"], compute_loss_func=token_loss
     )
@@ -58,31 +52,32 @@ def test_the_trainer_takes_the_steps_of_the_loop_by_hand(tmp_path: Path) -> None
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
     for name, parameter in other.named_parameters():
         groups[name in decaying].append(parameter)
-    base = AdamW(
-        [{"params": groups[decays], "weight_decay": 0.1 * decays} for decays in (True, False)], lr=RATE, eps=EPSILON
-    )
+    with_decay = [{"params": part, "weight_decay": 0.1 * decays} for decays, part in groups.items()]
+    base = AdamW(with_decay, lr=RATE, eps=EPSILON)
     schedule = LambdaLR(base, lambda step: step / 2 if step < 2 else (6 - step) / 4)
 
-    def step(start: int) -> Callable[[], Mapping[str, Tensor]]:
-        both = names["by_language"](names["examples"][start : start + 12])
-        return lambda: {
-            name: token_loss(other(input_ids=batch["input_ids"]), batch["labels"]) for name, batch in both.items()
-        }
+    def losses(first: int) -> Mapping[str, Tensor]:
+        both = names["by_language"](names["examples"][first : first + 12])
+        return {name: token_loss(other(input_ids=batch["input_ids"]), batch["labels"]) for name, batch in both.items()}
 
+    steps = [partial(losses, first) for first in (0, 12, 24)] * 2
     parameters = [*groups[True], *groups[False]]
-    reports = list(by_hand(parameters, base, map(step, [0, 12, 24] * 2), clip=0.5, schedule=schedule))
+    reports = list(by_hand(parameters, base, steps, clip=0.5, schedule=schedule))
     assert_same(names["model"], other)
     logs = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
     assert len(logs) == len(reports) == 6
+    board = scalars("trained/runs")
     for entry, report in zip(logs, reports, strict=True):
         assert_same_figures(entry, report)
+        shown = {name.removeprefix("train/"): value for name, value in board[entry["step"]].items()}
+        assert_same_figures(shown, report)
         assert entry["grad_norm"] == pytest.approx(report.direction_norm)
         assert entry["grad_norm"] > 0.5, "clipping is to be seen"
 
 
-def test_a_resumed_run_is_the_uninterrupted_run(tmp_path: Path) -> None:
+def test_a_resumed_run_is_the_uninterrupted_run() -> None:
     """Random batches and dropout included, in the names of a new process."""
-    args = arguments(tmp_path, save_strategy="steps", save_steps=2)
+    args = arguments(save_strategy="steps", save_steps=2)
 
     def trained(seed: int, checkpoint: str | None) -> Any:
         names = names_with_trainer(seed=seed, exact=False)
@@ -92,19 +87,13 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path: Path) -> None:
         trainer.train(resume_from_checkpoint=checkpoint)
         return trainer
 
-    trainer, other = trained(0, None), trained(1, str(tmp_path / "checkpoint-2"))
+    trainer, other = trained(0, None), trained(1, "trained/checkpoint-2")
     assert_identical(weights(other.model), weights(trainer.model))
     assert_identical(other.optimizer.state_dict(), trainer.optimizer.state_dict())
-    assert_identical(list(other.optimizer.optimizer.start.values()), list(starts(trainer).values()))
-    assert other.optimizer.optimizer.report.to_dict() == trainer.optimizer.optimizer.report.to_dict()
-
-
-def starts(trainer: Any) -> dict[Any, Tensor]:
-    """Return θ₀, the weights of the page's model with seed 0, by the trained parameters in the optimizer's order."""
     first = dict(start(exact=False)["model"].named_parameters())
-    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
-    groups = trainer.optimizer.param_groups
-    return {parameter: first[names[parameter]].detach() for group in groups for parameter in group["params"]}
+    for name, parameter in other.model.named_parameters():
+        assert torch.equal(other.optimizer.optimizer.start[parameter], first[name]), name
+    assert other.optimizer.optimizer.report.to_dict() == trainer.optimizer.optimizer.report.to_dict()
 
 
 def language_model() -> Any:
@@ -115,52 +104,45 @@ def language_model() -> Any:
 
 
 @pytest.mark.parametrize("new_model", [language_model, lambda: start(exact=False)["model"]], ids=["uses", "ignores"])
-def test_with_one_language_and_no_pull_it_is_the_trainer(tmp_path: Path, new_model: Callable[[], Any]) -> None:
+def test_with_one_language_and_no_pull_it_is_the_trainer(new_model: Callable[[], Any]) -> None:
     """Whether the model uses the number of items or not."""
     names = names_with_trainer(exact=False)
+    names["LessForgetting"] = partial(LessForgetting, strength=0.0)
     english = [example for example in names["examples"] if example["language"] == "en"]
-
-    class WithoutPull(names["LessForgettingTrainer"]):  # type: ignore[misc]
-        def create_optimizer(self, model: Any = None) -> Any:
-            opt = super().create_optimizer(model)
-            opt.strength = 0.0
-            return opt
 
     def plain(examples: Any) -> Any:
         (batch,) = names["by_language"](examples).values()
         return batch
 
     trained = []
-    for kind, collator in ((Trainer, plain), (WithoutPull, names["by_language"])):
-        trainer = kind(new_model(), arguments(tmp_path), collator, train_dataset=english)
+    for kind, collator in ((Trainer, plain), (names["LessForgettingTrainer"], names["by_language"])):
+        trainer = kind(new_model(), arguments(), collator, train_dataset=english)
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "grad_norm" in entry]
         trained.append((losses, weights(trainer.model)))
     assert_identical(trained[1], trained[0])
 
 
-def test_evaluation_is_of_each_language(tmp_path: Path) -> None:
+def test_evaluation_is_of_each_language() -> None:
     names = start()
     run(blocks("Hugging Face Trainer")[0], names)
     held_out = {language: names["examples"][i : i + 1] for i, language in enumerate("abc")}
     for language, (example,) in held_out.items():
         example["language"] = language
-    trainer = names["LessForgettingTrainer"](
-        names["model"], arguments(tmp_path), names["by_language"], eval_dataset=held_out
-    )
+    trainer = names["LessForgettingTrainer"](names["model"], arguments(), names["by_language"], eval_dataset=held_out)
     found = trainer.evaluate()
     for language, part in held_out.items():
         (batch,) = names["by_language"](part).values()
         assert found[f"eval_{language}_loss"] == pytest.approx(names["model"].eval()(**batch).loss.item())
 
 
-def test_groups_of_ones_own_keep_their_anchor(tmp_path: Path) -> None:
+def test_groups_of_ones_own_keep_their_anchor() -> None:
     names = names_with_trainer()
     body, head = names["model"].bert, names["model"].classifier
     opt = LessForgetting(AdamW([{"params": body.parameters()}, {"params": head.parameters(), "anchor": 0.0}], lr=1e-3))
     trainer = names["LessForgettingTrainer"](
         names["model"],
-        arguments(tmp_path),
+        arguments(),
         names["by_language"],
         train_dataset=names["examples"],
         optimizers=(opt, None),

@@ -66,9 +66,11 @@ def test_a_resumed_run_is_the_uninterrupted_run() -> None:
 
 def test_bfloat16_is_that_of_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    names, other = prepared(), start()
+    names = prepared(model=start()["model"].float())
     run(LOOP, names)
-    model, opt = other["model"], LessForgetting(AdamW(other["model"].parameters(), lr=RATE, eps=EPSILON))
+    other = start()
+    model = other["model"].float()
+    opt = LessForgetting(AdamW(model.parameters(), lr=RATE, eps=EPSILON))
     schedule = LinearLR(opt, total_iters=6)
     for i, batches in enumerate(other["loader"]):
         for language, batch in batches.items():

@@ -86,7 +86,7 @@ def test_the_frozen_weights_cost_nothing_and_stay() -> None:
     assert set(opt.state) == set(trained)
     assert all(parameter.grad is None for parameter in frozen)
     held = sum(value.numel() for value in opt.state_dict()["less_forgetting"]["anchor"].values())
-    assert held == sum(parameter.numel() for parameter in trained) < sum(p.numel() for p in frozen) * 2
+    assert held == sum(parameter.numel() for parameter in trained)
     for parameter, value in zip(model.parameters(), before, strict=True):
         assert torch.equal(parameter, value) is not parameter.requires_grad
 

@@ -103,8 +103,9 @@ def language_model() -> Any:
     return LlamaForCausalLM(LlamaConfig(vocab_size=32, max_position_embeddings=8, **size))
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("new_model", [language_model, lambda: start(exact=False)["model"]], ids=["uses", "ignores"])
-def test_with_one_language_and_no_pull_it_is_the_trainer(new_model: Callable[[], Any]) -> None:
+def test_with_one_language_and_no_pull_it_is_the_trainer(new_model: Callable[[], Any], bf16: bool) -> None:
     """Whether the model uses the number of items or not."""
     names = names_with_trainer(exact=False)
     names["LessForgetting"] = partial(LessForgetting, strength=0.0)
@@ -116,7 +117,7 @@ def test_with_one_language_and_no_pull_it_is_the_trainer(new_model: Callable[[],
 
     trained = []
     for kind, collator in ((Trainer, plain), (names["LessForgettingTrainer"], names["by_language"])):
-        trainer = kind(new_model(), arguments(), collator, train_dataset=english)
+        trainer = kind(new_model(), arguments(bf16=bf16), collator, train_dataset=english)
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "grad_norm" in entry]
         trained.append((losses, weights(trainer.model)))

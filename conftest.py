@@ -1,6 +1,9 @@
 """Every example in a docstring of mgrad and every Python block of README.md and docs/ is a test."""
 
+import os
 from doctest import ELLIPSIS
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,6 +18,19 @@ def _seed(namespace: dict[str, Any]) -> None:
     torch.manual_seed(0)
 
 
+def _enter(namespace: dict[str, Any]) -> None:
+    """Start a page in a folder of its own: recipes write checkpoints."""
+    _seed(namespace)
+    namespace["_home"], namespace["_folder"] = Path.cwd(), TemporaryDirectory()
+    os.chdir(namespace["_folder"].name)
+
+
+def _leave(namespace: dict[str, Any]) -> None:
+    """Go back, and remove the folder."""
+    os.chdir(namespace["_home"])
+    namespace["_folder"].cleanup()
+
+
 _docstrings = Sybil(
     parsers=[DocTestParser(optionflags=ELLIPSIS)],
     patterns=["mgrad/*.py", "mgrad/**/*.py"],
@@ -25,6 +41,7 @@ _docstrings = Sybil(
 _pages = Sybil(
     parsers=[PythonCodeBlockParser(doctest_optionflags=ELLIPSIS), SkipParser()],
     patterns=["README.md", "docs/*.md"],
-    setup=_seed,
+    setup=_enter,
+    teardown=_leave,
 )
 pytest_collect_file = (_docstrings + _pages).pytest()

@@ -467,7 +467,11 @@ class LessForgetting(Optimizer):
 
         Args:
             set_to_none: as in torch.
+
+        Raises:
+            RuntimeError: on a framework's wrapper that has taken on this class: it would zero nothing of ours.
         """
+        self._check_itself("opt.zero_grad()")
         self._reset()
         self._spent = None
         self.base.zero_grad(set_to_none=set_to_none)
@@ -773,8 +777,17 @@ class LessForgetting(Optimizer):
 
         return row
 
+    def _check_itself(self, call: str) -> None:
+        """Raise on an object that shows our attributes and class, as Lightning's does, but would set its own."""
+        if "base" not in vars(self):
+            raise RuntimeError(
+                f"`{call}` must be called on the LessForgetting itself. Found a {type(self).__name__} around it, which "
+                f"would keep gradients of its own. Call {call.replace('opt.', 'opt.optimizer.', 1)}."
+            )
+
     def _check_open(self, call: str) -> None:
         """Raise if gradients cannot be taken now."""
+        self._check_itself(call)
         if self._capturing is not None:
             raise RuntimeError(
                 f"`{call}` must not be inside another constraint. Found `opt.constraint({self._capturing!r})` open. "

@@ -1,0 +1,45 @@
+"""What is logged and shown is what the report says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from torch.optim import AdamW
+
+from tests.recipes.page import (
+    EPSILON,
+    RATE,
+    assert_same,
+    assert_same_figures,
+    blocks,
+    by_hand,
+    means,
+    run,
+    scalars,
+    start,
+)
+
+
+def test_event_file_lines_and_progress_bar_hold_the_reports() -> None:
+    names, other = start(), start()
+    run(blocks("Watch and log")[0], names)
+    parameters = list(other["model"].parameters())
+    steps = [lambda batches=batches: means(other["model"], batches) for batches in other["loader"]]
+    reports = list(by_hand(parameters, AdamW(parameters, lr=RATE, eps=EPSILON), steps))
+    assert_same(names["model"], other["model"])
+
+    lines = [json.loads(line) for line in Path("report.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line.pop("step") for line in lines] == list(range(len(reports)))
+    board = scalars("runs")
+    for step, (line, report) in enumerate(zip(lines, reports, strict=True)):
+        assert_same_figures(line, report)
+        assert board[step] == {name: float(np.float32(value)) for name, value in line.items()}
+
+    last = reports[-1]
+    shown = dict(part.split("=") for part in names["bar"].postfix.split(", "))
+    expected = {
+        **dict(zip(last.names, last.multipliers, strict=True)),
+        "stationarity": last.relative_strong_stationarity,
+    }
+    assert shown == {name: f"{value:.3g}" for name, value in expected.items()}
+    assert names["report"].to_dict() == lines[-1]

@@ -1,0 +1,154 @@
+"""Hugging Face's Trainer with the subclass of the page."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+from mgrad import LessForgetting
+from tests.recipes.page import EPSILON, RATE, assert_same, assert_same_figures, blocks, by_hand, run, scalars, start
+from tests.training import assert_identical, weights
+
+
+def names_with_trainer(*, seed: int = 0, exact: bool = True) -> dict[str, Any]:
+    """Return the names of the page with its trainer's class; part of the labels do not count."""
+    names = start(seed=seed, exact=exact)
+    run(blocks("Hugging Face Trainer")[0], names)
+    for i, example in enumerate(names["examples"]):
+        example["labels"] = example["labels"].masked_fill(torch.arange(8) >= 2 + i % 7, -100)
+    return names
+
+
+def arguments(**options: Any) -> Any:
+    """Return arguments: steps of two micro-batches, three an epoch."""
+    fixed = dict(per_device_train_batch_size=6, gradient_accumulation_steps=2, num_train_epochs=2, learning_rate=RATE)
+    plain = dict(use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no", logging_steps=1)
+    return TrainingArguments("trained", remove_unused_columns=False, **(fixed | plain | options))
+
+
+def token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    """Return the sum over the tokens that count, divided by the number of those of the whole step."""
+    total = cross_entropy(outputs.logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    return total / (labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def test_the_trainer_takes_the_steps_of_the_loop_by_hand() -> None:
+    names, other = names_with_trainer(), start()["model"]
+    options = dict(warmup_steps=2, weight_decay=0.1, adam_epsilon=EPSILON, max_grad_norm=0.5)
+    args = arguments(train_sampling_strategy="sequential", report_to="tensorboard", **options)
+    trainer = names["LessForgettingTrainer"](
+        names["model"], args, names["by_language"], train_dataset=names["examples"], compute_loss_func=token_loss
+    )
+    trainer.train()
+
+    decaying = trainer.get_decay_parameter_names(other)
+    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+    for name, parameter in other.named_parameters():
+        groups[name in decaying].append(parameter)
+    with_decay = [{"params": part, "weight_decay": 0.1 * decays} for decays, part in groups.items()]
+    base = AdamW(with_decay, lr=RATE, eps=EPSILON)
+    schedule = LambdaLR(base, lambda step: step / 2 if step < 2 else (6 - step) / 4)
+
+    def losses(first: int) -> Mapping[str, Tensor]:
+        both = names["by_language"](names["examples"][first : first + 12])
+        return {name: token_loss(other(input_ids=batch["input_ids"]), batch["labels"]) for name, batch in both.items()}
+
+    steps = [partial(losses, first) for first in (0, 12, 24)] * 2
+    parameters = [*groups[True], *groups[False]]
+    reports = list(by_hand(parameters, base, steps, clip=0.5, schedule=schedule))
+    assert_same(names["model"], other)
+    logs = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert len(logs) == len(reports) == 6
+    board = scalars("trained/runs")
+    for entry, report in zip(logs, reports, strict=True):
+        assert_same_figures(entry, report)
+        shown = {name.removeprefix("train/"): value for name, value in board[entry["step"]].items()}
+        assert_same_figures(shown, report)
+        assert entry["grad_norm"] == pytest.approx(report.direction_norm)
+        assert entry["grad_norm"] > 0.5, "clipping is to be seen"
+
+
+def test_a_resumed_run_is_the_uninterrupted_run() -> None:
+    """Random batches and dropout included, in the names of a new process."""
+    args = arguments(save_strategy="steps", save_steps=2)
+
+    def trained(seed: int, checkpoint: str | None) -> Any:
+        names = names_with_trainer(seed=seed, exact=False)
+        trainer = names["LessForgettingTrainer"](
+            names["model"], args, names["by_language"], train_dataset=names["examples"]
+        )
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return trainer
+
+    trainer, other = trained(0, None), trained(1, "trained/checkpoint-2")
+    assert_identical(weights(other.model), weights(trainer.model))
+    assert_identical(other.optimizer.state_dict(), trainer.optimizer.state_dict())
+    first = dict(start(exact=False)["model"].named_parameters())
+    for name, parameter in other.model.named_parameters():
+        assert torch.equal(other.optimizer.optimizer.start[parameter], first[name]), name
+    assert other.optimizer.optimizer.report.to_dict() == trainer.optimizer.optimizer.report.to_dict()
+
+
+def language_model() -> Any:
+    """Return a small model whose loss uses the number of items."""
+    torch.manual_seed(0)
+    size = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    return LlamaForCausalLM(LlamaConfig(vocab_size=32, max_position_embeddings=8, **size))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("new_model", [language_model, lambda: start(exact=False)["model"]], ids=["uses", "ignores"])
+def test_with_one_language_and_no_pull_it_is_the_trainer(new_model: Callable[[], Any], bf16: bool) -> None:
+    """Whether the model uses the number of items or not."""
+    names = names_with_trainer(exact=False)
+    names["LessForgetting"] = partial(LessForgetting, strength=0.0)
+    english = [example for example in names["examples"] if example["language"] == "en"]
+
+    def plain(examples: Any) -> Any:
+        (batch,) = names["by_language"](examples).values()
+        return batch
+
+    trained = []
+    for kind, collator in ((Trainer, plain), (names["LessForgettingTrainer"], names["by_language"])):
+        trainer = kind(new_model(), arguments(bf16=bf16), collator, train_dataset=english)
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "grad_norm" in entry]
+        trained.append((losses, weights(trainer.model)))
+    assert_identical(trained[1], trained[0])
+
+
+def test_evaluation_is_of_each_language() -> None:
+    names = start()
+    run(blocks("Hugging Face Trainer")[0], names)
+    held_out = {language: names["examples"][i : i + 1] for i, language in enumerate("abc")}
+    for language, (example,) in held_out.items():
+        example["language"] = language
+    trainer = names["LessForgettingTrainer"](names["model"], arguments(), names["by_language"], eval_dataset=held_out)
+    found = trainer.evaluate()
+    for language, part in held_out.items():
+        (batch,) = names["by_language"](part).values()
+        assert found[f"eval_{language}_loss"] == pytest.approx(names["model"].eval()(**batch).loss.item())
+
+
+def test_groups_of_ones_own_keep_their_anchor() -> None:
+    names = names_with_trainer()
+    body, head = names["model"].bert, names["model"].classifier
+    opt = LessForgetting(AdamW([{"params": body.parameters()}, {"params": head.parameters(), "anchor": 0.0}], lr=1e-3))
+    trainer = names["LessForgettingTrainer"](
+        names["model"],
+        arguments(),
+        names["by_language"],
+        train_dataset=names["examples"],
+        optimizers=(opt, None),
+    )
+    trainer.train()
+    assert trainer.optimizer.optimizer is opt
+    assert set(opt.start) == set(body.parameters())
+    assert opt.report is not None

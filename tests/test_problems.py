@@ -6,8 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings, target
 from hypothesis import strategies as st
+from scipy.optimize import minimize, nnls
 from torch import Tensor
 
 from mgrad.problems import (
@@ -24,6 +25,7 @@ from mgrad.problems import (
     Viennet,
     suite,
 )
+from mgrad.solvers import Array
 from tests.reference import weak_stationarity_residual
 
 SUITE = suite()
@@ -192,6 +194,54 @@ def test_a_pareto_point_is_the_nearest_to_itself(problem: Problem) -> None:
         assert (known(problem.nearest(theta)) - theta).norm() <= 1e-7 * (1 + theta.norm())
 
 
+@st.composite
+def surfaces(draw: st.DrawFn) -> Problem:
+    """Draw a problem whose Pareto set is a surface of minimisers of Σ wᵢfᵢ."""
+    m, n, seed = draw(st.integers(3, 4)), draw(st.integers(2, 6)), draw(st.integers(0, 2**32 - 1))
+    kind = draw(st.sampled_from(["quadratics", "quadratics", "linear", "logistic"]))
+    if kind == "linear":
+        return LinearRegressions.random([n + 2] * 3, n, scales=[1.0, draw(st.sampled_from([0.1, 1.0])), 3.0], seed=seed)
+    if kind == "logistic":
+        return LogisticRegressions.random([n + 2] * 3, n, seed=seed)
+    return Quadratics.random(n, m, condition=10.0 ** draw(st.integers(0, 4)), seed=seed)
+
+
+@given(surfaces(), st.sampled_from([0.1, 1.0, 3.0]), st.integers(0, 2**32 - 1))
+@settings(max_examples=15)
+def test_the_nearest_point_of_a_surface_keeps_the_conditions_of_the_optimum_and_no_search_finds_a_nearer(
+    problem: Problem, length: float, seed: int
+) -> None:
+    """With A the Hessian of Σ wᵢfᵢ, −A⁻¹∇fᵢ is where a growing wᵢ moves P: never towards θ, and across where wᵢ > 0.
+
+    The weights are found from P by least squares, the Hessian by autograd. The search draws weights all over the
+    simplex and near its sides, and goes on from the best by the method of Nelder and Mead, without derivatives.
+    """
+    rng, m = np.random.default_rng(seed), len(problem.names)
+    theta = length * torch.as_tensor(rng.standard_normal(problem.size))
+    nearest = known(problem.nearest(theta))
+    apart, distance = nearest - theta, float((nearest - theta).norm())
+    J = problem.jacobian(nearest)
+    sizes = J.norm(dim=1)
+    assume(distance > 1e-3 * float(theta.norm()))  # from the set itself there is no direction
+    assume(float(sizes.min()) > 1e-6 * float(problem.jacobian(theta).norm(dim=1).max()))  # a corner has no gradient
+    shares, _ = nnls(np.vstack([(J / sizes[:, None]).numpy().T, np.ones(m)]), np.r_[np.zeros(problem.size), 1.0])
+    w = torch.as_tensor(shares) / sizes
+    hessian = torch.autograd.functional.hessian(lambda at: w @ problem.losses(at), nearest)
+    moves = -torch.linalg.solve(hessian, J.T).T
+    cosines = moves @ apart / (moves.norm(dim=1) * distance)
+    assert (cosines >= -1e-5).all()
+    assert (cosines[w > 1e-9 * w.max()].abs() <= 1e-5).all()
+
+    def far(logits: Array) -> float:
+        point = known(problem.pareto_point(torch.as_tensor(np.append(logits, 0.0)).softmax(0)))
+        return float((point - theta).norm())
+
+    drawn = rng.uniform(-12, 12, (200, m - 1))
+    best = sorted(drawn, key=far)[:3]
+    least = min(float(minimize(far, at, method="Nelder-Mead").fun) for at in best)
+    assert distance <= (1 + 1e-9) * least
+
+
 @every_small_problem
 def test_gradients_differ_by_no_more_than_the_lipschitz_constants(problem: Problem) -> None:
     rng = np.random.default_rng(0)
@@ -201,6 +251,16 @@ def test_gradients_differ_by_no_more_than_the_lipschitz_constants(problem: Probl
             apart = (problem.jacobian(theta) - problem.jacobian(other)).norm(dim=1)
             scale = problem.jacobian(theta).norm(dim=1)
             assert (apart <= (1 + LARGE) * problem.lipschitz * (theta - other).norm() + LARGE * scale).all()
+
+
+def curvature(problem: Problem, theta: Tensor) -> Tensor:
+    """Return the spectral norms [m] of the Hessians, by autograd."""
+    hessians = [
+        torch.autograd.functional.hessian(lambda at, i=i: problem.losses(at)[i], theta, vectorize=True)
+        for i in range(len(problem.names))
+    ]
+    norms: Tensor = torch.linalg.matrix_norm(torch.stack(hessians), 2)
+    return norms
 
 
 def tails(problem: Problem, first: float, rest: float) -> Tensor:
@@ -231,12 +291,71 @@ def test_the_lipschitz_constants_are_no_larger_than_they_must_be(problem: Proble
         for theta in (*corners, *steep, torch.zeros_like(problem.start)):
             if theta is None:  # where the Pareto set is not parametrised
                 continue
-            hessian = torch.autograd.functional.hessian(lambda at, i=i: problem.losses(at)[i], theta)
-            largest = max(largest, float(torch.linalg.matrix_norm(hessian, 2)))
+            largest = max(largest, float(curvature(problem, theta)[i]))
         if bound < math.inf:
             assert (0.99 if problem.name.startswith("ZDT2") else 1 - 1e-9) * bound <= largest <= (1 + 1e-9) * bound
         else:
             assert largest > 1e5
+
+
+@st.composite
+def curved(draw: st.DrawFn) -> Problem:
+    """Draw a problem whose curvature is not constant."""
+    m, n, seed = draw(st.integers(2, 4)), draw(st.integers(4, 6)), draw(st.integers(0, 2**32 - 1))
+    makes: list[Callable[[], Problem]] = [
+        lambda: FonsecaFleming(n),
+        lambda: ZDT(1, n),
+        lambda: ZDT(2, n),
+        lambda: ZDT(3, n),
+        lambda: DTLZ2(m, n),
+        Viennet,
+        TwoValleys,
+        lambda: TwoValleys(0.1),
+        lambda: LogisticRegressions.random([n + 2] * m, n, seed=seed),
+        lambda: Network([2] * m, inputs=2, width=3, seed=seed),
+    ]
+    return draw(st.sampled_from(makes))()
+
+
+@given(st.data(), curved(), st.sampled_from([0.0, 1e-3, 0.1, 1.0, 10.0]))
+@settings(max_examples=500)
+def test_no_curvature_in_a_ball_is_above_the_lipschitz_constants_of_the_ball(
+    data: st.DataObject, problem: Problem, radius: float
+) -> None:
+    """Between any two points of a convex set gradients differ by no more than the largest curvature in it allows."""
+    coordinates = st.lists(st.floats(-10, 10), min_size=problem.size, max_size=problem.size)
+    theta = torch.tensor(data.draw(coordinates), dtype=torch.float64)
+    way = torch.tensor(data.draw(coordinates), dtype=torch.float64)
+    share = data.draw(st.floats(0, 1))
+    near = problem.lipschitz_near(theta, radius)
+    assert (near <= (1 + LARGE) * problem.lipschitz).all()
+    assert (problem.lipschitz_near(theta, share * radius) <= (1 + LARGE) * near).all()
+    assume(near.isfinite().any())
+    length = float(way.norm())
+    found = curvature(problem, theta + share * radius / length * way if length else theta)
+    ratio = torch.where(near.isfinite(), found / near, 0.0)
+    target(float(ratio.max()))
+    assert (ratio <= 1 + LARGE).all()
+
+
+@every_small_problem
+def test_the_lipschitz_constants_of_a_point_are_at_most_twice_the_curvature_somewhere(problem: Problem) -> None:
+    """Balls of radius 0 about starts, Pareto points, and the points of `STEEP`."""
+    steep = [point for name, of in STEEP.items() if problem.name.startswith(name) for point in of(problem)]
+    found = [problem.pareto_point(w) for w in places(problem, 3)]
+    centres = [*problem.starts, *steep, torch.zeros_like(problem.start), *(at for at in found if at is not None)]
+    ratios = torch.stack([curvature(problem, at) / problem.lipschitz_near(at, 0.0) for at in centres])
+    assert (ratios.nan_to_num(0.0).amax(0) >= 0.5).all()
+
+
+def test_where_a_gradient_jumps_there_is_no_lipschitz_constant() -> None:
+    """The halves of the two valleys meet at y = 0; beside it there are constants."""
+    problem = TwoValleys()
+    for x in (-3.0, 0.0, 12.0):
+        above, below = (torch.tensor([x, y], dtype=torch.float64) for y in (1e-9, -1e-9))
+        assert ((problem.jacobian(above) - problem.jacobian(below)).norm(dim=1) > 1).all()
+        assert problem.lipschitz_near(above, 1e-8).isinf().all()
+        assert problem.lipschitz_near(torch.tensor([x, -1.0]), 0.5).isfinite().all()
 
 
 @every_small_problem

@@ -29,7 +29,7 @@ class Step(NamedTuple):
 def descend(
     problem: Problem,
     start: Tensor,
-    rates: Iterable[float | Callable[[Report], float]],
+    rates: Iterable[float | Callable[[Tensor, Report], float]],
     *,
     anchor: Tensor | None = None,
     decrease: DecreaseRule = KEEP_PACE,
@@ -37,7 +37,7 @@ def descend(
     scale: Scale = "relative",
     limit: float = 1e4,
 ) -> Iterator[Step]:
-    """Take steps of the given sizes, or of sizes that depend on the report, anchored at the start or elsewhere."""
+    """Take steps of the given sizes, or of sizes that depend on θ and report, anchored at the start or elsewhere."""
     theta, anchor = start, start if anchor is None else anchor
     losses = problem.losses(theta)
     for rate in rates:
@@ -50,7 +50,7 @@ def descend(
             scale=scale,
             limit=limit,
         )
-        size = rate(report) if callable(rate) else rate
+        size = rate(theta, report) if callable(rate) else rate
         end = theta - size * d
         after = problem.losses(end)
         yield Step(theta, end, size, d, report, losses.numpy(), after.numpy())

@@ -24,16 +24,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--steps", type=int, default=600, help="of each run; 600")
     parser.add_argument("--seeds", type=int, default=3, help="starts of each problem; 3")
-    parser.add_argument("--problems", default="", help="those whose name contains this; all")
+    parser.add_argument("--problems", nargs="+", metavar="PART", default=[""], help="whose names contain a part; all")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", default=list(METHODS), help="all")
     parser.add_argument("--out", type=Path, default=report.DIRECTORY, help="directory of the files")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    chosen = [problem for problem in suite() if arguments.problems in problem.name]
+    chosen = [problem for problem in suite() if any(p in problem.name for p in arguments.problems)]
     missing = [problem for problem in chosen if not (arguments.out / file_name(problem.name)).exists()]
-    with tqdm(total=len(missing) * len(METHODS), unit="method", dynamic_ncols=True) as progress:
+    with tqdm(total=len(missing) * len(arguments.methods), unit="method", dynamic_ncols=True) as progress:
         for problem in missing:
             progress.set_description(problem.name[:40])
-            record = descend(problem, arguments.steps, arguments.seeds, progress)
+            record = descend(problem, arguments.methods, arguments.steps, arguments.seeds, progress)
             settings = {"steps": arguments.steps, "seeds": arguments.seeds}
             whole = {**record, "arguments": settings, "environment": results.environment(("torch", "torchjd"))}
             results.write(arguments.out / file_name(problem.name), whole)

@@ -20,14 +20,15 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 COLOURS = {
-    "KeepPace": "#00798c",
-    "MinNorm": "#7a5c99",
-    "ParetoNavigation": "#30638e",
+    "KeepPace": "#0072b2",
+    "MinNorm": "#b07cc6",
+    "ParetoNavigation": "#5d4037",
     "sum": "#d1495b",
-    "TorchJD UPGrad": "#edae49",
-    "TorchJD MGDA": "#66a182",
+    "TorchJD UPGrad": "#e8a51c",
+    "TorchJD MGDA": "#2e9e6b",
 }
 MARKERS = dict(zip(COLOURS, "osD^vP", strict=True))
+WIDTHS = dict(zip(COLOURS, (4.0, 3.2, 2.6, 2.0, 1.5, 1.0), strict=True))  # so that what lies below is still seen
 PATHS = 2  # starts whose paths are drawn
 FRONTS = ("Fonseca-Fleming, n = 10", "ZDT1", "ZDT2", "ZDT3")
 OVERVIEW = (
@@ -63,10 +64,10 @@ def trajectories(records: Sequence[Record], file: Path) -> None:
     plt.close(figure)
 
 
-def _paths(axis: Axes, record: Record, problem: Problem) -> None:
+def _paths(axis: Axes, record: Record, problem: Problem, methods: Sequence[str] = tuple(COLOURS)) -> None:
     """Draw the paths of one problem."""
     starts = list(dict.fromkeys(tuple(run["path"][0]) for run in record["runs"]))[:PATHS]
-    runs = [run for run in record["runs"] if run["method"] in COLOURS and tuple(run["path"][0]) in starts]
+    runs = [run for run in record["runs"] if run["method"] in methods and tuple(run["path"][0]) in starts]
     points = np.array([point for run in runs for point in run["path"]])
     shown = _pareto_set(problem)
     if shown is not None:  # what runs far away is cut off
@@ -79,12 +80,19 @@ def _paths(axis: Axes, record: Record, problem: Problem) -> None:
     axis.contour(x, y, mean, levels=np.unique(levels), colors="#c8c8c8", linewidths=0.7, linestyles="solid")
     if shown is not None:
         axis.plot(*shown.T, color="black", linewidth=3, alpha=0.8, label="Pareto set", solid_capstyle="round")
-    for method, colour in COLOURS.items():
+    for method in methods:
         for k, run in enumerate(run for run in runs if run["method"] == method):
-            path = np.array(run["path"])
-            axis.plot(*path.T, color=colour, linewidth=1.6, label=method if k == 0 else None)
-            axis.plot(*path[-1], MARKERS[method], color=colour, markersize=6, markeredgecolor="white")
-    axis.plot(*np.array(starts).T, "x", color="black", markersize=7, label="start")
+            path, colour = np.array(run["path"]), COLOURS[method]
+            axis.plot(*path.T, color=colour, linewidth=WIDTHS[method], label=method if k == 0 else None)
+            axis.plot(
+                *path[-1],
+                MARKERS[method],
+                color=colour,
+                markersize=5 + WIDTHS[method],
+                markeredgecolor="white",
+                zorder=3,
+            )
+    axis.plot(*np.array(starts).T, "x", color="black", markersize=7, label="start", zorder=4)
     axis.set_title(record["problem"].replace(", m = 2, n = 2", ""), fontsize=9)
     axis.set_aspect("equal")
     axis.set_xlim(x[0], x[-1])
@@ -102,20 +110,24 @@ def _pareto_set(problem: Problem) -> "np.ndarray[Any, Any] | None":
 
 
 def overview(records: Sequence[Record], file: Path) -> None:
-    """Draw the paths of two problems and √δ of a third, in one row."""
+    """Draw the paths of two problems and √δ of a third, in one row that can be read at half its pixels."""
     problems = {problem.name: problem for problem in suite()}
     chosen = [record for name in OVERVIEW for record in records if record["problem"] == name]
     if len(chosen) < len(OVERVIEW):
         return
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), constrained_layout=True)
+    methods = [method for method in COLOURS if method != "ParetoNavigation"]  # near MinNorm's all the way
+    figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.4), constrained_layout=True)
     for axis, record in zip(axes[:2], chosen, strict=False):
-        _paths(axis, record, problems[record["problem"]])
-    _curves(axes[2], chosen[2])
-    axes[2].set_xlabel("step")
-    axes[2].set_title("stationarity, √δ / max ‖gᵢ(θ₀)‖: " + chosen[2]["problem"].partition(",")[0], fontsize=9)
+        _paths(axis, record, problems[record["problem"]], methods)
+    _curves(axes[2], chosen[2], methods)
+    for axis, title in zip(axes, ("Fonseca-Fleming", "two quadratics", "√δ by step, three regressions"), strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(labelsize=8)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.savefig(file, dpi=110)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8.5, columnspacing=1.2
+    )
+    figure.savefig(file, dpi=200)
     plt.close(figure)
 
 
@@ -136,9 +148,8 @@ def fronts(records: Sequence[Record], file: Path) -> None:
             axis.plot(*front.T, ".", color="black", markersize=2.5, label="Pareto front")
         for method, colour in COLOURS.items():
             ends = np.array([run["losses"] for run in record["runs"] if run["method"] == method])
-            axis.plot(
-                *ends.T, MARKERS[method], color=colour, markersize=8, alpha=0.8, label=method, markeredgecolor="white"
-            )
+            size = 5 + 2.2 * WIDTHS[method]
+            axis.plot(*ends.T, MARKERS[method], color=colour, markersize=size, label=method, markeredgecolor="white")
         axis.set_title(record["problem"], fontsize=9)
         axis.set_xlabel("loss 1")
         axis.set_ylabel("loss 2")
@@ -166,14 +177,16 @@ def stationarity(records: Sequence[Record], file: Path) -> None:
     plt.close(figure)
 
 
-def _curves(axis: Axes, record: Record) -> None:
+def _curves(axis: Axes, record: Record, methods: Sequence[str] = tuple(COLOURS)) -> None:
     """Draw √δ of one problem."""
-    for method, colour in COLOURS.items():
+    for method in methods:
         runs = [run for run in record["runs"] if run["method"] == method and np.isfinite(run["stationarity"])]
         if runs:
             steps = [step for step, _ in runs[0]["curve"]]
             values = np.median([[value for _, value in run["curve"]] for run in runs], axis=0)
-            axis.loglog(steps, np.maximum(values, 1e-9), color=colour, label=method, linewidth=2)
+            axis.loglog(
+                steps, np.maximum(values, 1e-9), color=COLOURS[method], label=method, linewidth=0.5 + WIDTHS[method]
+            )
     axis.set_title(record["problem"], fontsize=8)
     axis.grid(alpha=0.25)
 

@@ -4,6 +4,7 @@ In: the files of the problems. Out: Markdown. May import: methods, results, tabl
 """
 
 import argparse
+import itertools
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -12,6 +13,7 @@ from statistics import median
 from typing import Any
 
 import moocore
+import numpy as np
 import torch
 
 from benchmarks import results
@@ -21,6 +23,7 @@ from mgrad.problems import Problem, suite
 
 DIRECTORY = Path(__file__).parent / "results"
 REACHED = 1e-3  # as in `runs`
+FRONTS = ("Fonseca", "ZDT", "DTLZ2", "two valleys")  # published, with losses in conflict all along
 Record = dict[str, Any]
 
 
@@ -40,7 +43,7 @@ def load(directory: Path) -> list[Record]:
 
 def page(records: Sequence[Record]) -> str:
     """Return what the records say, as Markdown."""
-    methods = list(dict.fromkeys(run["method"] for record in records for run in record["runs"]))
+    methods = _methods(records)
     known = [record for record in records if record["runs"][0]["least"] is not None]
     parts = [
         table(
@@ -51,17 +54,18 @@ def page(records: Sequence[Record]) -> str:
             ["of those reached, where the nearest is known", "runs", "moved/least", "worst", "apart/least", "worst"],
             [_distances(method, known) for method in methods],
         ),
-        table(
-            ["√δ at the end, worst start", *methods],
-            [[record["problem"], *(_figure(_worst(record, m, "stationarity")) for m in methods)] for record in records],
-        ),
+        ends(records),
         table(
             ["apart/least at the end, median", *methods],
             [[record["problem"], *(_figure(_apart(record, m)) for m in methods)] for record in known],
         ),
         table(
-            ["hypervolume of the ends, share", *methods],
-            [[record["problem"], *(_figure(_hypervolume(record, m)) for m in methods)] for record in records],
+            ["hypervolume of the ends, share of the front's", *methods],
+            [
+                [record["problem"], *(_figure(_hypervolume(record, m)) for m in methods)]
+                for record in records
+                if record["problem"].startswith(FRONTS)
+            ],
         ),
     ]
     return "\n\n".join(parts)
@@ -70,6 +74,20 @@ def page(records: Sequence[Record]) -> str:
 def _runs(records: Sequence[Record], method: str) -> list[Record]:
     """Return the runs of a method."""
     return [run for record in records for run in record["runs"] if run["method"] == method]
+
+
+def ends(records: Sequence[Record]) -> str:
+    """Return how stationary the worst run of each problem has become, as Markdown."""
+    methods = _methods(records)
+    return table(
+        ["√δ at the end, worst start", *methods],
+        [[record["problem"], *(_figure(_worst(record, m, "stationarity")) for m in methods)] for record in records],
+    )
+
+
+def _methods(records: Sequence[Record]) -> list[str]:
+    """Return the methods that the records have."""
+    return list(dict.fromkeys(run["method"] for record in records for run in record["runs"]))
 
 
 def _summary(method: str, records: Sequence[Record]) -> list[str]:
@@ -110,15 +128,27 @@ def _apart(record: Record, method: str) -> float:
 
 
 def _hypervolume(record: Record, method: str) -> float:
-    """Return what the ends of all starts dominate, as a share of the box from the ideal to the worst of the starts."""
-    problem = _problems()[record["problem"]]
-    assert problem.ideal is not None
-    worst = problem.losses(problem.starts).amax(0)
+    """Return what the ends of all starts dominate, as a share of what the whole front does."""
     ends = [run["losses"] for run in record["runs"] if run["method"] == method and math.isfinite(run["stationarity"])]
-    if not ends:
-        return 0.0
-    shares = (torch.tensor(ends, dtype=torch.float64) - problem.ideal) / (worst - problem.ideal)
-    return float(moocore.hypervolume(shares.numpy(), ref=[1.0] * len(worst)))
+    front, worst = _front(record["problem"])
+    return _dominated(ends, worst) / _dominated(front, worst)
+
+
+def _dominated(points: Sequence[Sequence[float]], worst: Sequence[float]) -> float:
+    """Return the hypervolume of points [k, m], up to the reference point; what is beyond it counts for nothing."""
+    return float(moocore.hypervolume(np.array(points), ref=np.array(worst))) if points else 0.0
+
+
+@cache
+def _front(name: str) -> tuple[list[list[float]], list[float]]:
+    """Return losses [k, m] all over a front, and the reference point: the worst of the front and of all starts."""
+    problem = _problems()[name]
+    m = len(problem.names)
+    shares = np.geomspace(1e-9, 1e9, 1000) if m == 2 else np.geomspace(1e-4, 1e4, 40)
+    weights = itertools.product([1.0], *[shares] * (m - 1))
+    points = [problem.pareto_point(w) for w in weights]
+    front = problem.losses(torch.stack([point for point in points if point is not None]))
+    return front.tolist(), torch.cat([front, problem.losses(problem.starts)]).amax(0).tolist()
 
 
 @cache

@@ -4,7 +4,7 @@ In: problems and counts. Out: a record for each problem. May import: methods, mg
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,12 @@ REACHED = 1e-3  # √δ/max ‖gᵢ(θ₀)‖ that counts as stationary
 LOOKS, PATH = 25, 60  # points of a curve, and of a path in the plane
 
 
-def descend(problem: Problem, steps: int, seeds: int, progress: "tqdm[Any]") -> Record:
-    """Run every method on a problem.
+def descend(problem: Problem, methods: Iterable[str], steps: int, seeds: int, progress: "tqdm[Any]") -> Record:
+    """Run methods on a problem.
 
     Args:
         problem: to be solved.
+        methods: by name.
         steps: of each run.
         seeds: how many of the problem's starts.
         progress: told of each method.
@@ -35,9 +36,10 @@ def descend(problem: Problem, steps: int, seeds: int, progress: "tqdm[Any]") -> 
     """
     runs = []
     goals = [(start, problem.nearest(start)) for start in problem.starts[:seeds]]
-    for method, make in METHODS.items():
+    for method in methods:
         for start, nearest in goals:
-            tried = [_run(problem, make, start, nearest, rate * _unit(problem, start), steps) for rate in RATES]
+            rates = [rate * _unit(problem, start) for rate in RATES]
+            tried = [_run(problem, METHODS[method], start, nearest, rate, steps) for rate in rates]
             best = min(tried, key=lambda run: run["stationarity"])
             runs.append({"method": method, **best})
         progress.update()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgrad.problems.problem import Problem, simplex
+from mgrad.problems.problem import Problem, of_blocks, simplex
 
 
 def _starts(n: int, seed: int) -> Tensor:
@@ -80,6 +80,14 @@ _PIECES = torch.tensor(
 )
 _ZDT3_LEAST = -0.7733690123266405
 
+# The largest first and second derivatives along θ of x = σ(θ) and of what the losses make of it (math.md, 100 and 103).
+_LOGISTIC_BEND = 1 / (6 * math.sqrt(3))
+_ROOT_SLOPE, _ROOT_SHARE = 1 / (3 * math.sqrt(3)), (6 + math.sqrt(21)) / 15  # of √x; where that bends most
+_ROOT_BEND = 0.25 * math.sqrt(_ROOT_SHARE) * (1 - _ROOT_SHARE) * (3 * _ROOT_SHARE - 1)
+_SQUARE_SHARE = (15 - math.sqrt(33)) / 24
+_SQUARE_BEND = 2 * _SQUARE_SHARE**2 * (1 - _SQUARE_SHARE) * (2 - 3 * _SQUARE_SHARE)
+_WAVE_BEND = 33.5669227193  # of x·sin 10πx
+
 
 class ZDT(Problem):
     """f₀ = x, f₁ = g·φ(x, g), x = σ(θ₀), g = 1 + 9/(n − 1) Σ (√(1 + θ_k²) − 1) over k ≥ 1 (math.md, 92).
@@ -111,16 +119,14 @@ class ZDT(Problem):
                 "the three."
             )
         self.number = number
-        # (100), with the block of θ₀, that of the others, and the largest entries between them.
         slope = 9 / (n - 1)
-        first, between, others = 0.1540622538, 0.1361081434 * math.sqrt(slope), 2 * slope
-        second = 0.5 * (first + others + math.hypot(first - others, 2 * between)) if number == 2 else math.inf
+        second = of_blocks(_SQUARE_BEND, math.sqrt(slope / 54), 2 * slope) if number == 2 else math.inf
         super().__init__(
             f"ZDT{number}, n = {n}",
             _starts(n, number + 1),
             2,
             "Zitzler, Deb & Thiele 2000, Comparison of multiobjective evolutionary algorithms",
-            lipschitz=torch.tensor([1 / (6 * math.sqrt(3)), second], dtype=torch.float64),
+            lipschitz=torch.tensor([_LOGISTIC_BEND, second], dtype=torch.float64),
             ideal=torch.tensor([0.0, _ZDT3_LEAST if number == 3 else 0.0], dtype=torch.float64),
         )
 
@@ -152,6 +158,18 @@ class ZDT(Problem):
         rows[:, 0] = torch.stack([torch.ones_like(x), by_x]) * x * torch.sigmoid(-theta[0])
         rows[1, 1:] = by_g * 9 / len(tail) * tail / torch.hypot(tail, torch.ones_like(tail))
         return rows
+
+    def lipschitz_near(self, theta: Tensor, radius: float) -> Tensor:
+        """Return those of the ball; the curvature of f₁ grows with the largest √g in it, but for number 2."""
+        if self.number == 2:
+            return self.lipschitz
+        slope, tail = 9 / (self.size - 1), theta.detach().double().cpu()[1:]
+        steepest = float((slope * tail / torch.hypot(tail, torch.ones_like(tail))).norm())
+        rise = min(3 * math.sqrt(slope), steepest + 0.5 * slope * radius)  # ‖∇g‖ has either bound
+        height = float(self._height(theta.detach().double().cpu())) + rise * radius
+        first = _ROOT_BEND * math.sqrt(height) + (_WAVE_BEND if self.number == 3 else 0.0)
+        between = _ROOT_SLOPE * math.sqrt(0.5 * slope * (1 - 1 / height))
+        return torch.tensor([_LOGISTIC_BEND, of_blocks(first, between, slope)], dtype=torch.float64)
 
     def pareto_point(self, weights: Tensor | Sequence[float]) -> Tensor:
         """Return the point with x = w₁, in number 3 with x at that share of the length of the intervals; w > 0."""
@@ -237,6 +255,13 @@ class DTLZ2(Problem):
         slope = angles * torch.sigmoid(-theta[: m - 1])
         return torch.cat([(1 + tail.square().sum()) * turned * slope, 2 * s[:, None] * tail], 1)
 
+    def lipschitz_near(self, theta: Tensor, radius: float) -> Tensor:
+        """Return those of the ball; the curvature grows with the largest g in it."""
+        tail = float(theta.detach().double().cpu()[len(self.names) - 1 :].norm()) + radius
+        angles = (math.pi / 8) ** 2 + 0.5 * math.pi * _LOGISTIC_BEND
+        bound = of_blocks((1 + tail * tail) * angles, 0.25 * math.pi * tail, 2.0)
+        return torch.full((len(self.names),), bound, dtype=torch.float64)
+
     def pareto_point(self, weights: Tensor | Sequence[float]) -> Tensor:
         """Return the point with f = √w; w > 0."""
         m = len(self.names)
@@ -295,3 +320,10 @@ class Viennet(Problem):
         radial = torch.stack([0.5 + s.cos(), 1.1 * torch.exp(-s) - 1 / (s + 1).square()])
         first, third = 2 * radial[:, None] * theta
         return torch.stack([first, torch.stack([3 * steep + flat, -2 * steep - flat]), third])
+
+    def lipschitz_near(self, theta: Tensor, radius: float) -> Tensor:
+        """Return those of the ball; the curvature of f₀ grows with the largest s in it."""
+        s = (float(theta.detach().double().norm()) + radius) ** 2
+        near = self.lipschitz.clone()
+        near[0] = 1 + 2 * math.hypot(1, 2 * s)
+        return near

@@ -1,12 +1,15 @@
 """A network with more parameters than data, whose losses can all reach zero. May import: problems.problem."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mgrad.problems.problem import Problem, simplex
+from mgrad.problems.problem import Problem, of_blocks, simplex
+
+_TANH_BEND = 4 / (3 * math.sqrt(3))  # max |tanh''|
 
 
 class Network(Problem):
@@ -80,6 +83,29 @@ class Network(Problem):
             before = e[:, None] * v * (1 - H.square())
             rows.append(torch.cat([(before.T @ x).flatten(), before.sum(0), e @ H]))
         return torch.stack(rows)
+
+    def lipschitz_near(self, theta: Tensor, radius: float) -> Tensor:
+        """Return those of the ball, from the outputs' derivatives at its centre and their second ones all over it.
+
+        Cost: the spectral norm of a matrix [kᵢ, n] for each data set.
+        """
+        theta = theta.detach().double().cpu()
+        output, hidden, v = self._output(theta)
+        errors = (output - self.targets).abs()
+        steep = 1 - hidden.square()
+        heaviest = float(v.abs().max()) + radius
+        found = []
+        for e, H, S, x in zip(*(part.split(self.counts) for part in (errors, hidden, steep, self.inputs)), strict=True):
+            inside = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+            rows = torch.cat([((S * v)[:, :, None] * inside[:, None]).flatten(1), H], 1)  # ∂ outputs
+            bends = torch.tensor(
+                [of_blocks(heaviest * _TANH_BEND * k**2, k, 0.0) for k in inside.norm(dim=1).tolist()],
+                dtype=torch.float64,
+            )
+            first = float(torch.linalg.matrix_norm(rows, 2)) + radius * float(bends.norm())
+            apart = e + radius * (rows.norm(dim=1) + 0.5 * radius * bends)
+            found.append((first**2 + float(apart @ bends)) / len(e))
+        return torch.tensor(found, dtype=torch.float64)
 
     def pareto_point(self, weights: Tensor | Sequence[float]) -> Tensor:
         """Return the teacher, one of the common minimisers."""

@@ -76,6 +76,10 @@ class Noisy(Problem):
         """Return that of the problem."""
         return self.problem.jacobian(theta)
 
+    def lipschitz_near(self, theta: Tensor, radius: float) -> Tensor:
+        """Return those of the problem."""
+        return self.problem.lipschitz_near(theta, radius)
+
     def pareto_point(self, weights: Tensor | Sequence[float]) -> Tensor | None:
         """Return that of the problem."""
         return self.problem.pareto_point(weights)
@@ -102,3 +106,7 @@ class _Tilted(Problem):
     def jacobian(self, theta: Tensor) -> Tensor:
         """Return the rows with their noise."""
         return self.problem.jacobian(theta) + self.tilt.to(theta)
+
+    def lipschitz_near(self, theta: Tensor, radius: float) -> Tensor:
+        """Return those of the problem, which a tilt does not change."""
+        return self.problem.lipschitz_near(theta, radius)

@@ -3,13 +3,21 @@
 In: parameters θ, tensors. Out: values, rows and points, tensors. May import: nothing of mgrad. Knows no optimizer.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, minimize, minimize_scalar
 from torch import Tensor
+
+Array = NDArray[np.float64]
+_FAR = 34.0  # e³⁴ = 6·10¹⁴: beyond that the lesser weight is rounding
+_PRECISE: Any = {"ftol": 0.0, "gtol": 1e-15, "maxiter": 500}  # as far as rounding lets it
 
 
 class Problem(ABC):
@@ -24,7 +32,7 @@ class Problem(ABC):
         losses: m, how many losses there are.
         reference: where the problem is from.
         lipschitz: L [m] of the gradients, ‖∇fᵢ(x) − ∇fᵢ(y)‖ ≤ Lᵢ‖x − y‖ everywhere; ∞ of a loss whose curvature has no
-            bound, and of all if left out.
+            bound, and of all if left out; `lipschitz_near` has finite ones.
         ideal: the infimum of each loss by itself [m]; None where it is not known.
 
     Attributes:
@@ -81,6 +89,18 @@ class Problem(ABC):
             J [m, n], row i = ∇fᵢ; where a loss has a kink, what autograd says there.
         """
 
+    def lipschitz_near(self, theta: Tensor, radius: float) -> Tensor:
+        """Return constants that hold for the gradients between any two points of a ball (math.md, 103).
+
+        Args:
+            theta: θ [n], the centre.
+            radius: ≥ 0.
+
+        Returns:
+            L [m], no more than `lipschitz`; ∞ for a loss that may have a kink in the ball.
+        """
+        return self.lipschitz
+
     def pareto_point(self, weights: Tensor | Sequence[float]) -> Tensor | None:
         """Return a Pareto-optimal point for each w: as w runs over the simplex, it runs over the Pareto set.
 
@@ -134,6 +154,14 @@ def simplex(call: str, weights: Tensor | Sequence[float], size: int) -> Tensor:
     return values / values.sum()
 
 
+def of_blocks(first: float, between: float, others: float) -> float:
+    """Return the larger eigenvalue of ((first, between), (between, others)).
+
+    A symmetric matrix in blocks of no larger spectral norms has no larger a norm.
+    """
+    return 0.5 * (first + others + math.hypot(first - others, 2 * between))
+
+
 def nearest_on_curve(curve: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
     """Find the point of a Pareto set of two losses that is nearest to θ.
 
@@ -157,9 +185,57 @@ def nearest_on_curve(curve: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor
     def distance(u: float) -> float:
         return float((point(u) - theta).norm())
 
-    grid = np.linspace(-34.0, 34.0, 205)  # e³⁴ = 6·10¹⁴: beyond that the lesser weight is rounding
+    grid = np.linspace(-_FAR, _FAR, 205)
     best = int(np.argmin([distance(u) for u in grid]))
     low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     found = minimize_scalar(distance, bounds=(low, high), method="bounded", options={"xatol": 1e-12})
     ends = [curve(torch.tensor(end, dtype=torch.float64)) for end in ([1.0, 0.0], [0.0, 1.0])]
     return min([point(float(found.x)), *ends], key=lambda at: float((at - theta).norm()))
+
+
+def nearest_on_surface(
+    surface: Callable[[Tensor], Tensor], move: Callable[[Tensor, Tensor, Tensor], Tensor], theta: Tensor, losses: int
+) -> Tensor:
+    """Find the point of a Pareto set of strictly convex losses that is nearest to θ.
+
+    Every side of the simplex is searched by itself, two losses as a curve, more by descents over the logarithms of the
+    weights from a coarse grid, with the derivatives (102). The best counts; it is where it is to some 10⁻⁸ of the
+    distance.
+
+    Args:
+        surface: w [m] → P(w) [n], the minimiser of Σ wᵢfᵢ, float64.
+        move: w [m], P [n], x [n] → −∇fᵢ(P)ᵀA⁻¹x [m], A the Hessian of Σ wᵢfᵢ at P.
+        theta: θ [n].
+        losses: m.
+
+    Returns:
+        The point [n].
+
+    Cost: some 300 points of the surface for each pair, some 50·3ᵏ⁻¹ for each k > 2 of the losses.
+    """
+    theta = theta.detach().double().cpu()
+
+    def nearest_of(face: tuple[int, ...]) -> Tensor:
+        def weights(w: Tensor) -> Tensor:
+            return torch.zeros(losses, dtype=torch.float64).index_copy(0, torch.tensor(face), w)
+
+        if len(face) == 1:
+            return surface(weights(torch.ones(1, dtype=torch.float64)))
+        if len(face) == 2:
+            return nearest_on_curve(lambda w: surface(weights(w)), theta)
+
+        def distance(logits: Array) -> tuple[float, Array]:
+            w = torch.as_tensor(np.append(logits, 0.0)).softmax(0)
+            point = surface(weights(w))
+            slope = move(weights(w), point, point - theta)[list(face)]
+            return float((point - theta).square().sum()) / 2, (w * (slope - w @ slope))[:-1].numpy()
+
+        free = len(face) - 1
+        box = Bounds(np.full(free, -_FAR), np.full(free, _FAR))
+        grid = map(np.array, product((-8.0, 0.0, 8.0), repeat=free))
+        found = [minimize(distance, u, jac=True, bounds=box, options=_PRECISE) for u in grid]
+        best = min(found, key=lambda one: float(one.fun))
+        return surface(weights(torch.as_tensor(np.append(best.x, 0.0)).softmax(0)))
+
+    faces = (face for size in range(1, losses + 1) for face in combinations(range(losses), size))
+    return min(map(nearest_of, faces), key=lambda at: float((at - theta).norm()))

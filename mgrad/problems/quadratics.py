@@ -4,19 +4,13 @@ May import: problems.problem.
 """
 
 from collections.abc import Sequence
-from itertools import chain, combinations, product
-from typing import Any
+from itertools import chain, combinations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import Bounds, minimize
 from torch import Tensor
 
-from mgrad.problems.problem import Problem, nearest_on_curve, simplex
-
-Array = NDArray[np.float64]
-_PRECISE: Any = {"ftol": 0.0, "gtol": 1e-15, "maxiter": 500}  # as far as rounding lets it
+from mgrad.problems.problem import Problem, nearest_on_surface, simplex
 
 
 class Quadratics(Problem):
@@ -129,37 +123,15 @@ class Quadratics(Problem):
         return self._reflect((parts * self._reflect(self.centres)).sum(0) / parts.sum(0))
 
     def nearest(self, theta: Tensor) -> Tensor:
-        """Return the nearest point of the hull (one Hessian), of the curve (m = 2), or of the surface (m > 2).
-
-        On the surface it is the best of many local searches, on it and on each of its sides (math.md, 102).
-        """
+        """Return the nearest point of the hull (one Hessian), or of the curve or surface (math.md, 102)."""
         theta = theta.detach().double().cpu()
         if self.shared:
             return nearest_in_hull(self.centres, theta)
-        found = []
-        for size in range(2, len(self.names) + 1):
-            for face in map(list, combinations(range(len(self.names)), size)):
-                some = Quadratics(self.centres[face], self.curvatures[face], mirror=self.mirror)
-                found.append(nearest_on_curve(some.pareto_point, theta) if size == 2 else some._nearest_inside(theta))
-        return min(found, key=lambda at: float((at - theta).norm()))
+        return nearest_on_surface(self.pareto_point, self._move, theta, len(self.names))
 
-    def _nearest_inside(self, theta: Tensor) -> Tensor:
-        """Return the nearest of what descents find over the logarithms of the weights, from a coarse grid."""
-        m = len(self.names)
-
-        def distance(logits: Array) -> tuple[float, Array]:
-            w = torch.as_tensor(np.append(logits, 0.0)).softmax(0)
-            point = self.pareto_point(w)
-            curvature = (w[:, None] * self.curvatures).sum(0)
-            apart = self._reflect(self._reflect(point - theta) / curvature)
-            slope = -self.jacobian(point) @ apart
-            return float((point - theta).square().sum()) / 2, (w * (slope - w @ slope))[:-1].numpy()
-
-        box = Bounds(np.full(m - 1, -34.0), np.full(m - 1, 34.0))
-        grid = map(np.array, product((-8.0, 0.0, 8.0), repeat=m - 1))
-        found = [minimize(distance, u, jac=True, bounds=box, options=_PRECISE) for u in grid]
-        best = min(found, key=lambda one: float(one.fun))
-        return self.pareto_point(torch.as_tensor(np.append(best.x, 0.0)).softmax(0))
+    def _move(self, w: Tensor, point: Tensor, apart: Tensor) -> Tensor:
+        """Return −∇fᵢ(P)ᵀA⁻¹x [m] (math.md, 102)."""
+        return -self.jacobian(point) @ self._reflect(self._reflect(apart) / (w @ self.curvatures))
 
 
 def nearest_in_hull(corners: Tensor, theta: Tensor) -> Tensor:

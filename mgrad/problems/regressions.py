@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mgrad.problems.problem import Problem, nearest_on_curve, simplex
+from mgrad.problems.problem import Problem, nearest_on_surface, simplex
+
+
+def _shares(w: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return wᵢ/kᵢ for each row of the data sets [Σ kᵢ]."""
+    sizes = torch.tensor(counts)
+    return (w / sizes).repeat_interleave(sizes)
 
 
 class LinearRegressions(Problem):
@@ -26,7 +32,8 @@ class LinearRegressions(Problem):
     Raises:
         ValueError: where neither is so.
 
-    Cost: of `nearest`: a least-squares problem over all data, or some 300 (m = 2 alone).
+    Cost: of `nearest`: a least-squares problem over all data, or some 300 for each pair of losses, and some 50·3ᵏ⁻¹ for
+        each k > 2 of them.
 
     Example:
         >>> problem = LinearRegressions([torch.eye(3)[:1], torch.eye(3)[1:2]], [torch.ones(1), -torch.ones(1)])
@@ -115,15 +122,21 @@ class LinearRegressions(Problem):
         w = simplex("pareto_point(weights)", weights, len(self.names))
         if self.fits:
             return self._fitted(self.start)
-        factors = (w / torch.tensor(self._counts)).sqrt().repeat_interleave(torch.tensor(self._counts))
+        factors = _shares(w, self._counts).sqrt()
         solution: Tensor = torch.linalg.lstsq(factors[:, None] * self._rows, factors * self._answers).solution
         return solution
 
-    def nearest(self, theta: Tensor) -> Tensor | None:
-        """Return the nearest common minimiser (math.md, 97), or the nearest point of the curve (m = 2); else None."""
+    def nearest(self, theta: Tensor) -> Tensor:
+        """Return the nearest common minimiser (math.md, 97), or the nearest point of the curve or surface (102)."""
         if self.fits:
             return self._fitted(theta.detach().double().cpu())
-        return nearest_on_curve(self.pareto_point, theta) if len(self.names) == 2 else None
+        return nearest_on_surface(self.pareto_point, self._move, theta, len(self.names))
+
+    def _move(self, w: Tensor, point: Tensor, apart: Tensor) -> Tensor:
+        """Return −∇fᵢ(P)ᵀA⁻¹x [m] (math.md, 102)."""
+        hessian = (_shares(w, self._counts)[:, None] * self._rows).T @ self._rows
+        move: Tensor = torch.linalg.solve(hessian, apart)
+        return -self.jacobian(point) @ move
 
     def _fitted(self, theta: Tensor) -> Tensor:
         """Return θ + X⁺(y − Xθ) for all data together."""
@@ -147,7 +160,8 @@ class LogisticRegressions(Problem):
     Raises:
         ValueError: for inputs of a rank below n.
 
-    Cost: of `pareto_point`: some ten Newton steps, O(n³ + n²Σkᵢ) each; of `nearest` some 300 of these (m = 2 alone).
+    Cost: of `pareto_point`: some ten Newton steps, O(n³ + n²Σkᵢ) each; of `nearest` some 300 such points for each
+        pair of losses, and some 50·3ᵏ⁻¹ for each k > 2 of them.
 
     Example:
         >>> problem = LogisticRegressions([torch.eye(2), torch.eye(2)], torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
@@ -171,7 +185,10 @@ class LogisticRegressions(Problem):
                 f"`LogisticRegressions(inputs)` must have n = {n} independent rows each. Found "
                 f"{[list(X.shape) for X in self.inputs]}. The Pareto set would not be known."
             )
-        self.labels = [torch.sigmoid(X @ answer) for X, answer in zip(self.inputs, self.answers, strict=True)]
+        self._rows, self._counts = torch.cat(self.inputs), [len(X) for X in self.inputs]
+        self._labels = torch.cat(
+            [torch.sigmoid(X @ answer) for X, answer in zip(self.inputs, self.answers, strict=True)]
+        )
         super().__init__(
             name,
             torch.zeros(1, n, dtype=torch.float64) if starts is None else starts.double(),
@@ -203,36 +220,42 @@ class LogisticRegressions(Problem):
 
     def losses(self, theta: Tensor) -> Tensor:
         """Return the mean cross-entropies."""
-        pairs = [(theta @ X.to(theta).T, p.to(theta)) for X, p in zip(self.inputs, self.labels, strict=True)]
-        return torch.stack([(-logsigmoid(-z) - p * z).mean(-1) for z, p in pairs], -1)
+        z = theta @ self._rows.to(theta).T
+        terms = -logsigmoid(-z) - self._labels.to(theta) * z
+        return torch.stack([part.mean(-1) for part in terms.split(self._counts, -1)], -1)
 
     def jacobian(self, theta: Tensor) -> Tensor:
         """Return the rows Xᵢᵀ(σ(Xᵢθ) − pᵢ)/kᵢ."""
-        theta = theta.detach()
-        pairs = [(X.to(theta), p.to(theta)) for X, p in zip(self.inputs, self.labels, strict=True)]
-        return torch.stack([(torch.sigmoid(X @ theta) - p) @ X / len(X) for X, p in pairs])
+        rows = self._rows.to(theta)
+        apart = (torch.sigmoid(rows @ theta.detach()) - self._labels.to(theta)).split(self._counts)
+        return torch.stack([e @ X / len(X) for e, X in zip(apart, rows.split(self._counts), strict=True)])
 
     def pareto_point(self, weights: Tensor | Sequence[float]) -> Tensor:
         """Return the minimiser of Σ wᵢfᵢ, by Newton's method with steps halved until the sum falls."""
         w = simplex("pareto_point(weights)", weights, len(self.names))
         theta = w @ self.answers
         for _ in range(100):
-            slopes = [(p * (1 - p) / len(p))[:, None] * X for p, X in self._curvature(theta)]
-            hessian = sum(v * (S.T @ X) for v, S, X in zip(w, slopes, self.inputs, strict=True))
-            gradient = w @ self.jacobian(theta)
-            move = torch.linalg.solve(torch.as_tensor(hessian), gradient)
-            value, step = w @ self.losses(theta), 1.0
-            while w @ self.losses(theta - step * move) > value and step > 2.0**-40:
-                step /= 2
-            if step * move.norm() <= 2.0**-50 * (1 + theta.norm()) or step <= 2.0**-40:
-                break
+            move: Tensor = torch.linalg.solve(self._hessian(w, theta), w @ self.jacobian(theta))
+            length, step = float(move.norm() / (1 + theta.norm())), 1.0
+            if length > 2.0**-20:  # the fall of the sum by a shorter move is rounding
+                value = w @ self.losses(theta)
+                while w @ self.losses(theta - step * move) > value:
+                    step /= 2
             theta = theta - step * move
+            if length <= 2.0**-27:  # the next would be of the order of its square
+                break
         return theta
 
-    def _curvature(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return σ(Xᵢθ) with Xᵢ."""
-        return [(torch.sigmoid(X @ theta), X) for X in self.inputs]
+    def _hessian(self, w: Tensor, theta: Tensor) -> Tensor:
+        """Return that of Σ wᵢfᵢ [n, n]."""
+        p = torch.sigmoid(self._rows @ theta)
+        return ((p * (1 - p) * _shares(w, self._counts))[:, None] * self._rows).T @ self._rows
 
-    def nearest(self, theta: Tensor) -> Tensor | None:
-        """Return the nearest point of the curve (m = 2); else None."""
-        return nearest_on_curve(self.pareto_point, theta) if len(self.names) == 2 else None
+    def _move(self, w: Tensor, point: Tensor, apart: Tensor) -> Tensor:
+        """Return −∇fᵢ(P)ᵀA⁻¹x [m] (math.md, 102)."""
+        move: Tensor = torch.linalg.solve(self._hessian(w, point), apart)
+        return -self.jacobian(point) @ move
+
+    def nearest(self, theta: Tensor) -> Tensor:
+        """Return the nearest point of the curve or surface (math.md, 102)."""
+        return nearest_on_surface(self.pareto_point, self._move, theta, len(self.names))

@@ -1,12 +1,13 @@
 """The toy problem with two valleys on which CAGrad and Nash-MTL are shown. May import: problems.problem."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from mgrad.problems.problem import Problem, nearest_on_curve, simplex
+from mgrad.problems.problem import Problem, nearest_on_curve, of_blocks, simplex
 
 _LOWER = 5e-6
 
@@ -76,6 +77,34 @@ class TwoValleys(Problem):
         by_y = by_y - half * (above * side * (1 - tau.square()) * kept + below * (theta[1] + 8) / 50)
         return self.scale.to(theta)[:, None] * torch.stack([by_x, by_y], 1)
 
+    def lipschitz_near(self, theta: Tensor, radius: float) -> Tensor:
+        """Return those of the ball; ∞ where it meets y = 0, or where |…| in a logarithm may come down to 5·10⁻⁶."""
+        theta = theta.detach().double().cpu()
+        x, y = theta.tolist()
+        inside, bowl, *_ = self._parts(theta)
+        low, high = abs(y) - radius, abs(y) + radius
+        if low <= 0:
+            return torch.full((2,), math.inf, dtype=torch.float64)
+        size = math.tanh(0.5 * high)  # of c or e, whose derivatives come to slope and bend
+        slope = 0.5 * _slope_of_tanh(0.5 * low)
+        bend = slope * size
+        found = []
+        for centre, u, height in zip((7.0, -7.0), inside.abs().tolist(), bowl.tolist(), strict=True):
+            if y < 0:
+                along, down = (abs(x - centre) + radius) / 5, (abs(y + 8) + radius) / 50  # of the bowl's gradient
+                most = abs(height) + math.hypot(along, down) * radius
+                found.append(of_blocks(size / 5, slope * along, bend * most + 2 * slope * down + size / 50))
+            else:
+                steep, curved = math.hypot(0.5, _slope_of_tanh(low)), 2 * math.tanh(high) * _slope_of_tanh(low)
+                least, most = u - steep * radius, u + steep * radius
+                if least < _LOWER:
+                    found.append(math.inf)
+                    continue
+                valley = max(abs(math.log(least) + 6), abs(math.log(most) + 6))
+                share = steep / least
+                found.append(size * (curved / least + share**2) + 2 * slope * share + bend * valley)
+        return self.scale * torch.tensor(found, dtype=torch.float64)
+
     def pareto_point(self, weights: Tensor | Sequence[float]) -> Tensor:
         """Return the minimiser of the weighted bowls, w of the losses without scale: x = 7(w₀ − w₁), y by (95)."""
         w = simplex("pareto_point(weights)", weights, 2)
@@ -91,3 +120,9 @@ class TwoValleys(Problem):
     def nearest(self, theta: Tensor) -> Tensor:
         """Return the nearest point of the curve."""
         return nearest_on_curve(self.pareto_point, theta)
+
+
+def _slope_of_tanh(y: float) -> float:
+    """Return 1 − tanh² y for y ≥ 0, without overflow or cancellation."""
+    small = math.exp(-2 * y)
+    return 4 * small / (1 + small) ** 2

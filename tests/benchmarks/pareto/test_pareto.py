@@ -23,7 +23,7 @@ def problem(name: str) -> Problem:
 
 @pytest.fixture(scope="module")
 def record() -> report.Record:
-    return runs.descend(problem(PLANE), steps=200, seeds=1, progress=tqdm(disable=True))
+    return runs.descend(problem(PLANE), METHODS, steps=200, seeds=1, progress=tqdm(disable=True))
 
 
 def test_every_method_is_run_from_every_start(record: report.Record) -> None:
@@ -53,21 +53,30 @@ def test_figures_are_those_of_the_end(record: report.Record) -> None:
     assert best["TorchJD PCD"]["moved"] == 0.0  # it is as long as the pull, which is 0 at θ₀
 
 
-def test_the_hypervolume_is_that_of_the_union_of_rectangles(record: report.Record) -> None:
-    at = problem(PLANE)
-    worst = at.losses(at.starts).amax(0).numpy()
-    ends = np.array([[0.2, 0.7], [0.6, 0.1], [0.7, 0.8], [0.1, 1.2]]) * worst  # the third is dominated, the fourth out
-    made = {"problem": PLANE, "runs": [{"method": "x", "losses": list(end), "stationarity": 0.0} for end in ends]}
-    assert report._hypervolume(made, "x") == pytest.approx(0.8 * 0.3 + 0.4 * 0.9 - 0.4 * 0.3)
-    away = {"problem": PLANE, "runs": [{"method": "x", "losses": [np.inf] * 2, "stationarity": np.inf}]}
-    assert report._hypervolume(away, "x") == 0.0
-    assert 0 < report._hypervolume(record, "KeepPace") < 1
+def test_what_points_dominate_is_the_union_of_rectangles() -> None:
+    points = [[0.2, 0.7], [0.6, 0.1], [0.7, 0.8], [0.1, 1.2]]  # the third is dominated, the fourth out
+    assert report._dominated(points, [1.0, 1.0]) == pytest.approx(0.8 * 0.3 + 0.4 * 0.9 - 0.4 * 0.3)
+    assert report._dominated([], [1.0, 1.0]) == 0.0
+
+
+@pytest.mark.parametrize("name", ["ZDT1, n = 10", "ZDT2, n = 10"])
+def test_hypervolumes_are_shares_of_that_of_the_front(name: str) -> None:
+    """By the area over the published front: f₁ = 1 − √f₀ or 1 − f₀², up to the worst of the starts."""
+    worst = problem(name).losses(problem(name).starts).amax(0).clamp(min=1.0).tolist()
+    over = worst[0] * worst[1] - (1 / 3 if "ZDT1" in name else 2 / 3)
+    one, away = (
+        {"method": method, "losses": losses, "stationarity": stationarity}
+        for method, losses, stationarity in (("one", [0.25, 0.9], 0.0), ("away", [0.0, 0.0], np.inf))
+    )
+    made = {"problem": name, "runs": [one, away]}
+    expected = (worst[0] - 0.25) * (worst[1] - 0.9) / over
+    assert report._hypervolume(made, "one") == pytest.approx(expected, rel=0.01)  # of a thousand points
+    assert report._hypervolume(made, "away") == 0.0
 
 
 def test_what_runs_away_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "RATES", (1e9,))
-    monkeypatch.setattr(runs, "METHODS", {"sum": METHODS["sum"]})
-    found = runs.descend(problem(PLANE), steps=50, seeds=1, progress=tqdm(disable=True))
+    found = runs.descend(problem(PLANE), ["sum"], steps=50, seeds=1, progress=tqdm(disable=True))
     assert np.isinf(found["runs"][0]["stationarity"])
 
 
@@ -88,3 +97,5 @@ def test_a_problem_that_is_there_is_not_run_again(tmp_path: Path, capsys: pytest
 def test_tables_of_the_docs_are_made_from_the_committed_results() -> None:
     page = report.page(report.load(report.DIRECTORY))
     assert page in (ROOT / "docs" / "pareto.md").read_text(encoding="utf-8")
+    ends = report.ends(report.load(report.DIRECTORY / "long"))
+    assert ends in (ROOT / "docs" / "pareto.md").read_text(encoding="utf-8")

@@ -4,17 +4,17 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
 import torch
 
 from benchmarks.multilingual import e5, report
 from benchmarks.multilingual.backbone import Backbone
+from benchmarks.multilingual.data.words import WORDS
 from benchmarks.multilingual.methods import METHODS
 from benchmarks.multilingual.tasks import TASKS
 from benchmarks.multilingual.train import Run, train
-from benchmarks.multilingual.words import WORDS
 
 E5 = "multilingual-e5-small"
 SOURCES = ["en", "de", "fr"]
@@ -38,13 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = _plan(parser, arguments)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    torch.set_default_device(arguments.device)
     arguments.output.mkdir(parents=True, exist_ok=True)
     missing = [(path, run) for path, run in runs.items() if not _is_there(parser, path, run)]
     if missing:
         backbone = _load(arguments)
         for number, (path, run) in enumerate(missing, start=1):
             print(f"run {number} of {len(missing)}: {path.stem}", flush=True)
-            _write(path, train(run, backbone))
+            _write(path, train(run, backbone, path.with_suffix(".checkpoint")))
     report.main([str(arguments.output)])
 
 
@@ -54,13 +55,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.multilingual",
         description="Fine-tune a multilingual encoder on several source languages with several methods, and measure "
         "what each learns, what cross-lingual knowledge it keeps, and how it does on languages never trained on. A "
-        "run that is already in the output directory is not made again.",
+        "run that is already in the output directory is not made again; one that was stopped goes on at its last look.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     methods = "; ".join(f"{name}: {method.description}" for name, method in METHODS.items())
     add("--demo", action="store_true", help="a small comparison of a few minutes; the other flags still hold")
-    add("--task", choices=list(TASKS), default="slots", help="slots: tag the slots, span F1; intents: accuracy")
+    tasks = "; ".join(f"{name}: {task.description}" for name, task in TASKS.items())
+    add("--task", choices=list(TASKS), metavar="TASK", default="slots", help=tasks)
+    add(
+        "--data",
+        nargs="+",
+        metavar="PLACE",
+        default=[],
+        help="for ner, nli, paraphrase and qa: directories of files, or names on the hub; the first that has a part",
+    )
     add(
         "--methods",
         nargs="+",
@@ -79,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--head-lr", type=_positive(float), default=1e-3, help="learning rate of the new head")
     add("--strength", type=float, help="of the methods' pull to the start; each method's own if not given")
     add("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="one run for each")
-    add("--sources", nargs="+", choices=list(WORDS), metavar="LANGUAGE", default=SOURCES, help="languages trained on")
-    add("--targets", nargs="*", choices=list(WORDS), metavar="LANGUAGE", default=TARGETS, help="languages unseen")
+    add("--sources", nargs="+", metavar="LANGUAGE", default=SOURCES, help="languages trained on")
+    add("--targets", nargs="*", metavar="LANGUAGE", default=TARGETS, help="languages unseen")
     add("--steps", type=_positive(int), default=120, help="of training, one batch of each source language in each")
     add("--evaluations", type=_positive(int), default=4, help="how often to look, besides the start")
     add("--batch", type=_positive(int), default=8, help="utterances of each source language in a step")
@@ -88,9 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--dev-size", type=_positive(int), default=50, help="utterances of each source language to tune by")
     add("--source-size", type=_positive(int), default=80, help="utterances of each source language to score on")
     add("--target-size", type=_positive(int), default=50, help="utterances of each target language to score on")
-    add("--retrieval-size", type=_positive(int), default=60, help="strings of each target language to retrieve")
+    add("--retrieval-size", type=int, default=60, help="strings of each target language to retrieve; 0 for none")
     add("--model", default=E5, metavar="NAME_OR_PATH", help=f"{E5}, from a package, or any encoder for transformers")
     add("--prefix", help=f'put before every text; "query: " for {E5} and nothing for others if not given')
+    add("--longest", type=_positive(int), default=128, help="text, in tokens; what is beyond is cut off")
+    add("--device", default="cpu", help="of torch")
     add("--threads", type=_positive(int), help="of torch; its own choice if not given")
     add("--output", type=Path, default=Path("results/multilingual"), help="directory of the runs")
     return parser
@@ -118,6 +129,14 @@ def _plan(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dic
         parser.error(
             f"--evaluations must be at most --steps. Found {arguments.evaluations} for {arguments.steps} steps."
         )
+    of_commands = not isinstance(TASKS[arguments.task].source, str)
+    if of_commands == bool(arguments.data):
+        parser.error(
+            f"--data must be given for ner, nli, paraphrase and qa alone. Found {arguments.data} for {arguments.task}."
+        )
+    unknown = sorted({*arguments.sources, *arguments.targets} - set(WORDS))
+    if of_commands and unknown:
+        parser.error(f"--sources and --targets must be of {', '.join(WORDS)}. Found {', '.join(unknown)}.")
     prefix = arguments.prefix
     if prefix is None:
         prefix = "query: " if arguments.model == E5 else ""
@@ -125,7 +144,7 @@ def _plan(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dic
     for seed in arguments.seeds:
         for name in arguments.methods:
             method = METHODS[name]
-            own = method.rates[arguments.task]
+            own = method.rates[TASKS[arguments.task].like]
             # A probe has no rate of the encoder: it is made once, at its own.
             rates = {own} if method.frozen == 1.0 else {_rate(parser, text, own) for text in arguments.lr}
             for rate in sorted(rates):
@@ -148,6 +167,8 @@ def _plan(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dic
                     source_size=arguments.source_size,
                     target_size=arguments.target_size,
                     retrieval_size=arguments.retrieval_size,
+                    data=tuple(arguments.data),
+                    longest=arguments.longest,
                 )
                 runs[arguments.output / f"{run.task}-{name}-{rate:g}-seed{seed}.json"] = run
     return runs
@@ -168,8 +189,10 @@ def _is_there(parser: argparse.ArgumentParser, path: Path, run: Run) -> bool:
     if not path.exists():
         return False
     found = json.loads(path.read_text(encoding="utf-8"))["arguments"]
-    wanted = json.loads(json.dumps(asdict(run)))
-    different = [key for key in wanted if found.get(key) != wanted[key]]
+    # A file may be older than an argument, which then had the default.
+    found = {f.name: f.default for f in fields(Run) if f.default is not MISSING} | found
+    wanted = asdict(run)
+    different = [key for key in wanted if json.dumps(found.get(key)) != json.dumps(wanted[key])]
     if different:
         parser.error(
             f"--output must not hold runs of other arguments. Found {path.name} with another {', '.join(different)}. "
@@ -180,12 +203,12 @@ def _is_there(parser: argparse.ArgumentParser, path: Path, run: Run) -> bool:
 
 def _load(arguments: argparse.Namespace) -> Backbone:
     """Return the model."""
-    prefix = {} if arguments.prefix is None else {"prefix": arguments.prefix}
+    options = {} if arguments.prefix is None else {"prefix": arguments.prefix}
     if arguments.model == E5:
-        return e5.load(**prefix)
+        return e5.load(longest=arguments.longest, **options)
     from benchmarks.multilingual import hub
 
-    return hub.load(arguments.model, **prefix)
+    return hub.load(arguments.model, longest=arguments.longest, **options)
 
 
 def _write(path: Path, record: dict[str, object]) -> None:

@@ -14,12 +14,11 @@ Spans = list[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Tokens:
-    """One text, cut into tokens.
+    """One text, or two that are read together, cut into tokens.
 
     Attributes:
         ids: of the tokens, those of the prefix and special ones included.
-        spans: (start, end) of each token in the text, in characters; those of special tokens and of the prefix are
-            empty.
+        spans: (start, end) of each token in the last text, in characters; those of other tokens are empty.
     """
 
     ids: list[int]
@@ -35,7 +34,8 @@ class Backbone:
         width: of its hidden states.
         padding: the id of the padding token.
         prefix: put before every text.
-        cut: cuts strings into token ids with their spans; those of special tokens are empty.
+        cut: cuts texts, one or two to a row, into token ids with their spans in the last; those of other tokens are
+            empty.
         build: makes a fresh encoder with the pretrained weights, word embeddings frozen, no dropout. It is called with
             token ids [batch, tokens] and a mask, True at tokens, and gives hidden states [batch, tokens, width]. Its
             argument is the ids that will be used: it may do without the others.
@@ -45,18 +45,21 @@ class Backbone:
     width: int
     padding: int
     prefix: str
-    cut: Callable[[Sequence[str]], list[tuple[list[int], Spans]]]
+    cut: Callable[[Sequence[tuple[str, ...]]], list[tuple[list[int], Spans]]]
     build: Callable[[Sequence[int]], nn.Module]
 
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Cut texts into tokens, after the prefix."""
+    def tokenize(self, texts: Sequence[tuple[str, ...]]) -> list[Tokens]:
+        """Cut texts, one or two to a row, into tokens, after the prefix."""
         skipped = len(self.prefix)
 
         def shifted(start: int, end: int) -> tuple[int, int]:
             return (max(start - skipped, 0), end - skipped) if end > max(start, skipped) else (0, 0)
 
-        cuts = self.cut([self.prefix + text for text in texts])
-        return [Tokens(ids, [shifted(*span) for span in spans]) for ids, spans in cuts]
+        cuts = self.cut([(self.prefix + first, *others) for first, *others in texts])
+        return [
+            Tokens(ids, [shifted(*span) for span in spans] if len(row) == 1 else spans)
+            for row, (ids, spans) in zip(texts, cuts, strict=True)
+        ]
 
 
 def collate(sequences: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:

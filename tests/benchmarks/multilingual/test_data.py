@@ -1,19 +1,16 @@
-"""Utterances, labels, scores and parallel strings."""
+"""Voice commands, what is made of them, and parallel strings."""
 
 import random
 from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from seqeval.metrics import f1_score
 
-from benchmarks.multilingual.backbone import Tokens
+from benchmarks.multilingual.data.commands import NO, SEPARATOR, TOGETHER, YES, Pairs, Questions
+from benchmarks.multilingual.data.utterances import INTENTS, SLOTS, expand, meanings, sample, templates
+from benchmarks.multilingual.data.words import AREAS, FLOORS, ITEMS, NAMES, QUESTIONS, WORDS
+from benchmarks.multilingual.items import Data, Item
 from benchmarks.multilingual.retrieval import mean_retrieval, parallel, retrieval_at_1, translations
-from benchmarks.multilingual.tasks import IGNORED, TASKS, Slots
-from benchmarks.multilingual.utterances import INTENTS, SLOTS, Utterance, sample, templates
-from benchmarks.multilingual.words import AREAS, FLOORS, ITEMS, NAMES, WORDS
 
 LANGUAGES = ["en", "de", "fr", "es", "it", "ru", "zh-CN", "ar", "hi", "th", "ko", "el", "vi", "fi", "hu"]
 
@@ -70,34 +67,89 @@ def test_word_lists_are_of_one_length_in_every_language() -> None:
         assert {len(lists[kind]) for lists in WORDS.values()} == {len(WORDS["en"][kind])}
 
 
-def test_tokens_are_tagged_by_the_span_that_they_overlap() -> None:
-    text = "light in the living room"
-    utterance = Utterance(text, "HassTurnOn", ((0, 5, "name"), (13, 24, "area")), "")
-    spans = [(0, 0), (0, 3), (3, 5), (5, 8), (8, 12), (12, 19), (19, 24), (0, 0)]
-    labels = TASKS["slots"].label(utterance, Tokens(list(range(8)), spans))
-    tags = [None if label == IGNORED else Slots.labels[label] for label in labels]
-    assert tags == [None, "B-name", "I-name", "O", "O", "B-area", "I-area", None]
+def test_there_is_a_question_for_every_slot_in_every_language() -> None:
+    assert set(QUESTIONS) == set(WORDS)
+    for questions in QUESTIONS.values():
+        assert tuple(questions) == SLOTS
+        assert len(set(questions.values())) == len(SLOTS)
 
 
-@given(
-    st.lists(st.lists(st.integers(0, len(Slots.labels) - 1), min_size=1, max_size=8), min_size=1, max_size=4), st.data()
-)
-def test_span_f1_is_that_of_seqeval(truth: list[list[int]], data: st.DataObject) -> None:
-    size = len(Slots.labels) - 1
-    guess = [data.draw(st.lists(st.integers(0, size), min_size=len(t), max_size=len(t))) for t in truth]
-    names = [[[Slots.labels[i] for i in row] for row in rows] for rows in (truth, guess)]
-    wanted = sum(len(Slots().spans(row)) for row in (*truth, *guess))
-    expected = f1_score(names[0], names[1], zero_division=1) if wanted else 1.0
-    assert Slots().score(guess, truth) == pytest.approx(expected)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_question_has_one_answer_in_its_context(language: str) -> None:
+    slots = {
+        utterance.text: [(utterance.text[start:end], slot) for start, end, slot in utterance.spans]
+        for utterance in sample(language, "all", 30, seed=2, tagged=True)
+    }
+    items = Questions().sample(language, "all", 30, seed=2)
+    assert len(items) >= 25
+    for item in items:
+        asked, context = item.texts
+        slot = next(slot for slot, question in QUESTIONS[language].items() if question == asked)
+        [(start, end, _)] = item.spans
+        assert [value for text in item.sentences for value, kind in slots[text] if kind == slot] == [context[start:end]]
+        assert context == SEPARATOR.join(item.sentences)
+        assert 1 <= len(item.sentences) <= TOGETHER
 
 
-def test_ignored_tokens_are_not_scored() -> None:
-    b = Slots.labels.index("B-area")
-    assert Slots().score([[b, b, 0]], [[IGNORED, b, IGNORED]]) == 1.0
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_half_of_the_pairs_are_the_same_and_no_command_is_used_twice(language: str) -> None:
+    items = Pairs().sample(language, "all", 40, seed=1)
+    assert [item.label for item in items].count(YES) == 20
+    assert [item.label for item in items].count(NO) == 20
+    commands = [text for item in items for text in item.texts]
+    assert len(set(commands)) == 80
 
 
-def test_accuracy_is_the_share_of_right_intents() -> None:
-    assert TASKS["intents"].score([[1], [2], [3], [4]], [[1], [2], [0], [0]]) == 0.5
+def test_pairs_that_are_the_same_are_readings_of_one_meaning() -> None:
+    readings: dict[str, set[tuple[str, ...]]] = {}
+    rng = random.Random(0)
+    items = Pairs().sample("hi", "all", 30, seed=3)
+    wanted = {text for item in items for text in item.texts}
+    for template in {template for group in templates("hi").values() for template in group}:
+        for _ in range(400):
+            text, _spans = expand("hi", template, rng)
+            if text in wanted:
+                readings.setdefault(text, set()).update(meanings("hi")[template])
+    found = [item for item in items if all(text in readings for text in item.texts)]
+    assert len(found) > 10
+    for item in found:
+        first, second = (readings[text] for text in item.texts)
+        if item.label == YES:
+            assert first & second
+
+
+def test_pairs_are_not_told_by_the_characters_that_they_share() -> None:
+    def common(item: Item) -> float:
+        first, second = ({f" {text} "[i : i + 3] for i in range(len(text))} for text in item.texts)
+        return len(first & second) / len(first | second)
+
+    pairs = [
+        (common(item), item.label == YES)
+        for language in ("en", "de", "zh-CN", "ar")
+        for item in Pairs().sample(language, "all", 150, seed=0)
+    ]
+    shares = [sum((share >= level) == same for share, same in pairs) / len(pairs) for level, _ in pairs]
+    assert 0.5 < max(shares) < 0.76  # the best level, chosen with the answers known
+
+
+def test_given_values_fill_the_lists_and_those_drawn_are_noted() -> None:
+    values = {"area": "cellar"}
+    text, spans = expand("en", "dim {area} to {brightness}", random.Random(0), values)
+    assert set(values) == {"area", "brightness"}
+    assert text == f"dim cellar to {values['brightness']}"
+    assert [text[start:end] for start, end, _ in spans] == ["cellar", values["brightness"]]
+
+
+@pytest.mark.parametrize("data", [Questions(), Pairs()], ids=["questions", "pairs"])
+@pytest.mark.parametrize("language", ["de", "zh-CN"])
+def test_parts_of_what_is_derived_share_no_command(data: Data, language: str) -> None:
+    train = {sentence for item in data.sample(language, "train", 100, seed=0) for sentence in item.sentences}
+    for part in ("dev", "test"):
+        items = data.sample(language, part, 30, seed=0, exclude=train)
+        assert len(items) >= 25
+        assert not train & {sentence for item in items for sentence in item.sentences}
+    assert data.sample(language, "train", 20, seed=1) == data.sample(language, "train", 20, seed=1)
+    assert data.sample(language, "train", 20, seed=1) != data.sample(language, "train", 20, seed=2)
 
 
 def test_retrieval_finds_the_nearest_by_cosine() -> None:

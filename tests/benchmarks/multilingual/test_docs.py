@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.multilingual import report
+from benchmarks.multilingual import comparisons, report, settings
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "benchmarks" / "multilingual" / "results"
@@ -17,15 +17,15 @@ def rows(text: str) -> list[str]:
 
 @pytest.mark.parametrize("task", ["slots", "intents"])
 def test_tables_of_the_study_are_made_from_its_runs(task: str) -> None:
-    settings = report.best_rates(report.load(RESULTS / task), [2e-4])
-    expected = rows(report.summary(settings)) + rows(report.details(settings))
+    runs = settings.best_rates(settings.load(RESULTS / task), [2e-4])
+    expected = rows(report.summary(runs)) + rows(report.details(runs))
     found = rows((ROOT / "docs" / "multilingual.md").read_text(encoding="utf-8"))
     assert [row for row in expected if row not in found] == []
 
 
 @pytest.mark.parametrize("study", ["lead", "options"])
 def test_tables_of_other_settings_are_made_from_their_runs(study: str) -> None:
-    text = report.summary(report.load(RESULTS / study))
+    text = report.summary(settings.load(RESULTS / study))
     expected = rows(text[: text.index("first reaches")])
     found = rows((ROOT / "docs" / "multilingual.md").read_text(encoding="utf-8"))
     assert [row for row in expected if row not in found] == []
@@ -33,15 +33,14 @@ def test_tables_of_other_settings_are_made_from_their_runs(study: str) -> None:
 
 @pytest.mark.parametrize("task", ["slots", "intents"])
 def test_tables_of_kept_translations_are_made_from_their_runs(task: str) -> None:
-    settings = [setting for setting in report.load(RESULTS / "regime") if setting.task == task]
-    text = report.summary(settings)
-    (baseline,) = (setting for setting in settings if setting.method == "sum")
-    expected = rows(text[: text.index("first reaches")]) + rows(report.differences(settings, baseline))
+    runs = [setting for setting in settings.load(RESULTS / "regime") if setting.task == task]
+    text = report.summary(runs)
+    expected = rows(text[: text.index("first reaches")]) + rows(comparisons.over_seeds(runs, "sum"))
     found = rows((ROOT / "docs" / "multilingual.md").read_text(encoding="utf-8"))
     assert [row for row in expected if row not in found] == []
 
 
 def test_the_table_of_the_demo_is_made_from_its_runs() -> None:
-    expected = rows(report.summary(report.load(RESULTS / "demo")))
+    expected = rows(report.summary(settings.load(RESULTS / "demo")))
     found = rows((ROOT / "README.md").read_text(encoding="utf-8"))
     assert [row for row in expected if row not in found] == []

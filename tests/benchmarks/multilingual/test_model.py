@@ -92,7 +92,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 def test_pieces_and_special_tokens_are_those_of_xlm_r(backbone: Backbone) -> None:
     pieces = e5.read_head(e5.find_file()).pieces()
     assert [piece for piece, _ in pieces[:4]] == ["<s>", "<pad>", "</s>", "<unk>"]
-    [tokens] = backbone.tokenize(["Guten Tag"])
+    [tokens] = backbone.tokenize([("Guten Tag",)])
     assert tokens.ids[0] == 0
     assert tokens.ids[-1] == 2
     assert "".join(pieces[i][0] for i in tokens.ids[1:-1]) == "▁query:▁Guten▁Tag"
@@ -102,7 +102,7 @@ def test_pieces_and_special_tokens_are_those_of_xlm_r(backbone: Backbone) -> Non
     "text", ["turn on the light", "schalte das Licht an", "打开厨房的灯", "افتح الباب", "   two  spaces"]
 )
 def test_spans_cover_the_text_and_not_the_prefix(backbone: Backbone, text: str) -> None:
-    [tokens] = backbone.tokenize([text])
+    [tokens] = backbone.tokenize([(text,)])
     assert len(tokens.ids) == len(tokens.spans)
     spans = [span for span in tokens.spans if span[0] < span[1]]
     assert "".join(text[start:end] for start, end in spans).replace(" ", "") == text.replace(" ", "")
@@ -112,7 +112,7 @@ def test_spans_cover_the_text_and_not_the_prefix(backbone: Backbone, text: str) 
 
 def test_translations_are_near_and_other_sentences_far(backbone: Backbone) -> None:
     texts = ["The weather is nice today.", "Das Wetter ist heute schön.", "今天天气很好。", "He bought three old cars."]
-    sequences = [tokens.ids for tokens in backbone.tokenize(texts)]
+    sequences = [tokens.ids for tokens in backbone.tokenize([(text,) for text in texts])]
     encoder = backbone.build(sorted({i for ids in sequences for i in ids} | {backbone.padding}))
     vectors = torch.nn.functional.normalize(torch.stack(encode(encoder, backbone.padding, sequences, mean_pool)), dim=1)
     cosines = vectors @ vectors.T

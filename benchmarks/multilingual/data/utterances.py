@@ -1,24 +1,23 @@
 """Voice commands in many languages, sampled from the templates of the package `home-assistant-intents`.
 
 In: a language, which part of its templates to draw from, a seed. Out: utterances with their intent and slot spans. May
-import: words, hassil (the parser of the templates' grammar).
+import: items, words, hassil (the parser of the templates' grammar).
 """
 
 import json
 import random
 import re
-from collections.abc import Collection
+from collections.abc import Collection, MutableMapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 from hassil.expression import Alternative, Expression, Group, ListReference, Permutation, RuleReference, TextChunk
 from hassil.parse_expression import parse_sentence
 
-from benchmarks.multilingual.words import AREAS, FLOORS, ITEMS, NAMES, WORDS
-
-Part = Literal["train", "dev", "test", "all"]
+from benchmarks.multilingual.data.words import AREAS, FLOORS, ITEMS, NAMES, WORDS
+from benchmarks.multilingual.items import Part
 
 # The intents that occur in at least 15 of the 18 languages of the word lists.
 INTENTS = (
@@ -154,14 +153,38 @@ def sample(
     return chosen
 
 
-def expand(language: str, template: str, rng: random.Random) -> tuple[str, tuple[tuple[int, int, str], ...]]:
+@cache
+def meanings(language: str) -> dict[str, frozenset[tuple[str, ...]]]:
+    """Return what each template of a language may ask for: its intent, and what else its block of the data says.
+
+    Two readings of templates of one meaning, with the same values in the same lists, ask for the same.
+    """
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for intent, description in _grammar(language)["intents"].items():
+        for block in description["data"]:
+            told = (json.dumps(block.get(key), sort_keys=True) for key in ("slots", "response", "metadata"))
+            meaning = (intent, *told)
+            for template in block["sentences"]:
+                found.setdefault(template, set()).add(meaning)
+    return {template: frozenset(group) for template, group in found.items()}
+
+
+def expand(
+    language: str, template: str, rng: random.Random, values: MutableMapping[str, str] | None = None
+) -> tuple[str, tuple[tuple[int, int, str], ...]]:
     """Return a random reading of a template and its slots as (start, end, slot).
+
+    Args:
+        language: of the template.
+        template: to read.
+        rng: of the choices.
+        values: of lists, by their names: taken where there is one; whatever is used is written there.
 
     Raises:
         UnsuitableError: if it refers to a list that cannot be filled.
     """
     pieces: list[tuple[str, str | None]] = []
-    _walk(_parsed(template), language, rng, pieces)
+    _walk(_parsed(template), language, rng, pieces, values)
     text, spans = "", []
     for piece, slot in pieces:
         # White space is collapsed as it comes, so that no span needs to be moved afterwards.
@@ -199,32 +222,52 @@ def _parsed(template: str) -> Expression:
     return parse_sentence(template).expression
 
 
-def _walk(node: Expression, language: str, rng: random.Random, pieces: list[tuple[str, str | None]]) -> None:
+def _walk(
+    node: Expression,
+    language: str,
+    rng: random.Random,
+    pieces: list[tuple[str, str | None]],
+    values: MutableMapping[str, str] | None = None,
+) -> None:
     """Append a random reading of an expression, as pieces of text with the slot that they fill."""
     if isinstance(node, TextChunk):
         pieces.append((node.original_text, None))
     elif isinstance(node, Alternative):
-        _walk(rng.choice(node.items), language, rng, pieces)
+        _walk(rng.choice(node.items), language, rng, pieces, values)
     elif isinstance(node, Permutation):
         for item in rng.sample(node.items, len(node.items)):
-            _walk(item, language, rng, pieces)
+            _walk(item, language, rng, pieces, values)
     elif isinstance(node, Group):
         for item in node.items:
-            _walk(item, language, rng, pieces)
+            _walk(item, language, rng, pieces, values)
     elif isinstance(node, RuleReference):
         rules = _grammar(language)["expansion_rules"]
         if node.rule_name not in rules:
             raise UnsuitableError(node.rule_name)
-        _walk(_parsed(rules[node.rule_name]), language, rng, pieces)
+        _walk(_parsed(rules[node.rule_name]), language, rng, pieces, values)
     elif isinstance(node, ListReference):
         slot = node.slot_name.removeprefix("start_")  # start_hours: those of a running timer
-        pieces.append((_value(node.list_name, language, rng), slot if slot in SLOTS else None))
+        value = None if values is None else values.get(node.list_name)
+        if value is None:
+            value = draw(node.list_name, language, rng)
+        if values is not None:
+            values[node.list_name] = value
+        pieces.append((value, slot if slot in SLOTS else None))
     else:
         raise UnsuitableError(type(node).__name__)
 
 
-def _value(name: str, language: str, rng: random.Random) -> str:
-    """Return a random value of a list."""
+def is_of_different_things(name: str, language: str) -> bool:
+    """Tell whether two values of a list are never two words for one thing."""
+    return name in FREE_LISTS or "range" in _grammar(language)["lists"].get(name, {})
+
+
+def draw(name: str, language: str, rng: random.Random) -> str:
+    """Return a random value of a list.
+
+    Raises:
+        UnsuitableError: if it cannot be filled.
+    """
     if name in FREE_LISTS:
         return rng.choice(WORDS[language][FREE_LISTS[name]])
     description = _grammar(language)["lists"].get(name, {})

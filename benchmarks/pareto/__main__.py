@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from benchmarks import results
 from benchmarks.pareto import plot, report
-from benchmarks.pareto.methods import METHODS
+from benchmarks.pareto.methods import AGAINST_NOISE, METHODS
 from benchmarks.pareto.runs import descend
 from mgrad.problems import suite
 
@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=600, help="of each run; 600")
     parser.add_argument("--seeds", type=int, default=3, help="starts of each problem; 3")
     parser.add_argument("--problems", nargs="+", metavar="PART", default=[""], help="whose names contain a part; all")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", default=list(METHODS), help="all")
+    names = [*METHODS, *AGAINST_NOISE]
+    parser.add_argument("--methods", nargs="+", choices=names, metavar="METHOD", default=list(METHODS), help="which")
     parser.add_argument("--out", type=Path, default=report.DIRECTORY, help="directory of the files")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -26,6 +26,18 @@ def _ours(rule: DecreaseRule, strength: float = 0.1, relative: bool = True) -> C
     )
 
 
+def _smoothed() -> Direction:
+    """Return ours on rows averaged over ten steps or so, as SmoothRows(0.9) has them once it is under way."""
+    ours, mean = _ours(KeepPace())(), torch.zeros(())
+
+    def direction(rows: Tensor, moved: Tensor) -> Tensor:
+        nonlocal mean
+        mean = torch.lerp(mean, rows, 0.1) if mean.ndim else rows
+        return ours(mean, moved)
+
+    return direction
+
+
 def _gem() -> Direction:
     """Return gradient episodic memory: the last loss is learnt, the others must not rise."""
     rule = NoIncrease()
@@ -59,4 +71,5 @@ METHODS: dict[str, Callable[[], Direction]] = {
 }
 if find_spec("torchjd") is not None:
     METHODS |= {f"TorchJD {name}": _torchjd(name) for name in ("MGDA", "UPGrad", "PCD")}
+AGAINST_NOISE = {"KeepPace, strength 0": _ours(KeepPace(), strength=0.0), "KeepPace, smoothed rows": _smoothed}
 OURS = ("KeepPace", "KeepPace, strength ½", "MinNorm", "MinNorm, power ½", "Proportional", "ParetoNavigation")

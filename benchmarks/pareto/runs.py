@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.pareto.methods import METHODS
+from benchmarks.pareto.methods import AGAINST_NOISE, METHODS
 from mgrad import KeepPace, constrained_direction
 from mgrad.problems import Noisy, Problem
 
@@ -39,7 +39,7 @@ def descend(problem: Problem, methods: Iterable[str], steps: int, seeds: int, pr
     for method in methods:
         for start, nearest in goals:
             rates = [rate * _unit(problem, start) for rate in RATES]
-            tried = [_run(problem, METHODS[method], start, nearest, rate, steps) for rate in rates]
+            tried = [_run(problem, {**METHODS, **AGAINST_NOISE}[method], start, nearest, rate, steps) for rate in rates]
             best = min(tried, key=lambda run: run["stationarity"])
             runs.append({"method": method, **best})
         progress.update()

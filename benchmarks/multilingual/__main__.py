@@ -38,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = _plan(parser, arguments)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    torch.set_default_device(arguments.device)
     arguments.output.mkdir(parents=True, exist_ok=True)
     missing = [(path, run) for path, run in runs.items() if not _is_there(parser, path, run)]
     if missing:
-        backbone = _load(arguments)
-        for number, (path, run) in enumerate(missing, start=1):
-            print(f"run {number} of {len(missing)}: {path.stem}", flush=True)
-            _write(path, train(run, backbone, path.with_suffix(".checkpoint")))
+        with torch.device(arguments.device):
+            backbone = _load(arguments)
+            for number, (path, run) in enumerate(missing, start=1):
+                print(f"run {number} of {len(missing)}: {path.stem}", flush=True)
+                _write(path, train(run, backbone, path.with_suffix(".checkpoint")))
     report.main([str(arguments.output)])
 
 

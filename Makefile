@@ -20,13 +20,14 @@ test: .venv/.test   ## lint, formatting, types, tests and the examples of the do
 demo: .venv/.examples   ## the multilingual example, in small
 	$(BIN)/python -m benchmarks.multilingual --demo
 
-bench: .venv/.bench .venv/.examples   ## the solvers beside others, their stress run, the rules, noise, Pareto sets, enforcement
+bench: .venv/.bench .venv/.examples   ## the solvers beside others, their stress run, rules, noise, Pareto sets, costs, enforcement
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.solvers --stress
 	$(BIN)/python -m benchmarks.solvers --batch
 	$(BIN)/python -m benchmarks.rules
 	$(BIN)/python -m benchmarks.noise
 	$(BIN)/python -m benchmarks.pareto
+	$(BIN)/python -m benchmarks.overhead --losses 5
 	$(BIN)/python -m benchmarks.enforcement --problems network
 	$(BIN)/python -m benchmarks.enforcement --problems multilingual --steps 20 --seeds 1 --repeats 0
 

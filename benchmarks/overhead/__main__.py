@@ -1,0 +1,5 @@
+"""The command line."""
+
+from benchmarks.overhead.cli import main
+
+main()

@@ -1,0 +1,118 @@
+"""Training steps with AdamW: plain ones, mgrad's, and those of others.
+
+In: a `Model`. Out: a function that takes a step. May import: models, mgrad, torchjd.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from benchmarks.overhead.models import Model, Setting
+from mgrad import LessForgetting
+
+Step = Callable[[], None]
+Stepper = Callable[[Model], Step]
+RATE = 1e-4
+
+
+def plain(model: Model) -> Step:
+    """Take m backward passes into one `.grad`: what all others are measured by."""
+    opt = AdamW(model.parameters, lr=RATE)
+
+    def step() -> None:
+        opt.zero_grad()
+        for loss in _one_at_a_time(model):
+            loss()
+        opt.step()
+
+    return step
+
+
+def once(model: Model) -> Step:
+    """Take one pass over all batches together, or over the sum of the losses."""
+    opt = AdamW(model.parameters, lr=RATE)
+    everything, together = model.inputs.flatten(0, 1), len(model.heads) == 1
+
+    def step() -> None:
+        opt.zero_grad()
+        if together:
+            logits = model.heads[0](model.shared(everything))
+            (len(model.labels) * torch.nn.functional.cross_entropy(logits, model.labels.flatten())).backward()
+        else:
+            sum(model.losses(), start=torch.zeros((), device=model.inputs.device)).backward()
+        opt.step()
+
+    return step
+
+
+def less_forgetting(model: Model) -> Step:
+    """Take a less-forgetting step with its defaults."""
+    opt = LessForgetting(AdamW(model.parameters, lr=RATE))
+
+    def step() -> None:
+        opt.zero_grad()
+        if len(model.heads) == 1:
+            for i, loss in enumerate(_one_at_a_time(model)):
+                with opt.constraint(str(i)):
+                    loss()
+        else:
+            opt.backward(model.losses())
+        opt.step()
+
+    return step
+
+
+def torchjd(aggregator: str, chunk: int | None) -> Stepper:
+    """Return TorchJD's steps with one of its aggregators.
+
+    Args:
+        aggregator: the name of its class.
+        chunk: None for all rows at once by vmap, 1 for one after the other without it.
+    """
+
+    def start(model: Model) -> Step:
+        from torchjd import aggregation, autojac  # not needed by the others
+
+        opt = AdamW(model.parameters, lr=RATE)
+        aggregate: Any = getattr(aggregation, aggregator)()
+
+        def step() -> None:
+            opt.zero_grad()
+            if len(model.heads) == 1:
+                autojac.backward(model.losses(), parallel_chunk_size=chunk)
+                autojac.jac_to_grad(model.parameters, aggregate)
+            else:
+                features = model.shared(model.inputs[0])
+                losses = [model.loss(features, i) for i in range(len(model.heads))]
+                autojac.mtl_backward(losses, features=features, parallel_chunk_size=chunk)
+                autojac.jac_to_grad(model.shared.parameters(), aggregate)
+            opt.step()
+
+        return step
+
+    return start
+
+
+def _one_at_a_time(model: Model) -> list[Step]:
+    """Return for each loss a function that backpropagates it, its forward pass included where that is its own."""
+    if len(model.heads) == 1:
+        return [lambda i=i, x=x: model.loss(model.shared(x), i).backward() for i, x in enumerate(model.inputs)]  # type: ignore[misc]
+    losses: list[Tensor] = model.losses()
+    last = len(losses) - 1
+    return [lambda i=i, loss=loss: loss.backward(retain_graph=i < last) for i, loss in enumerate(losses)]  # type: ignore[misc]
+
+
+REFERENCE = "m backward passes"
+STEPPERS: dict[str, Stepper] = {
+    REFERENCE: plain,
+    "one pass": once,
+    "less-forgetting": less_forgetting,
+    "TorchJD UPGrad": torchjd("UPGrad", None),
+    "TorchJD UPGrad, no vmap": torchjd("UPGrad", 1),
+    "TorchJD MGDA": torchjd("MGDA", None),
+    "TorchJD MGDA, no vmap": torchjd("MGDA", 1),
+}
+SETTINGS: tuple[Setting, ...] = ("batches", "heads")

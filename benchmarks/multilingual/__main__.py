@@ -31,6 +31,11 @@ DEMO = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the runs that are not there yet, then show what all runs of the output directory say."""
+    report.main([str(make(argv))])
+
+
+def make(argv: Sequence[str] | None = None) -> Path:
+    """Make the runs that are not there yet, and return their directory."""
     parser = _parser()
     if parser.parse_args(argv).demo:
         parser.set_defaults(**DEMO)
@@ -46,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for number, (path, run) in enumerate(missing, start=1):
                 print(f"run {number} of {len(missing)}: {path.stem}", flush=True)
                 _write(path, train(run, backbone, path.with_suffix(".checkpoint")))
-    report.main([str(arguments.output)])
+    output: Path = arguments.output
+    return output
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default=E5, metavar="NAME_OR_PATH", help=f"{E5}, from a package, or any encoder for transformers")
     add("--prefix", help=f'put before every text; "query: " for {E5} and nothing for others if not given')
     add("--longest", type=_positive(int), default=128, help="text, in tokens; what is beyond is cut off")
+    add("--precision", choices=["float32", "bfloat16"], default="float32", help="of the forward passes")
+    add("--probe", type=int, default=0, help="steps in which the head alone is trained, before all others")
     add("--device", default="cpu", help="of torch")
     add("--threads", type=_positive(int), help="of torch; its own choice if not given")
     add("--output", type=Path, default=Path("results/multilingual"), help="directory of the runs")
@@ -169,8 +177,11 @@ def _plan(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dic
                     retrieval_size=arguments.retrieval_size,
                     data=tuple(arguments.data),
                     longest=arguments.longest,
+                    precision=arguments.precision,
+                    probe=0 if method.cold else arguments.probe,
                 )
-                runs[arguments.output / f"{run.task}-{name}-{rate:g}-seed{seed}.json"] = run
+                pull = "" if run.strength == method.strength else f"-strength{run.strength:g}"
+                runs[arguments.output / f"{run.task}-{name}-{rate:g}{pull}-seed{seed}.json"] = run
     return runs
 
 

@@ -81,7 +81,9 @@ class _Layer(nn.Module):
             project(hidden).view(batch, tokens, self.heads, -1).transpose(1, 2)
             for project in _parts(self.attention["self"]).values()
         )
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        with torch.autocast(hidden.device.type, enabled=False):  # on a CPU its backward pass is slower in bfloat16
+            query, key, value = (part.to(hidden.dtype) for part in (query, key, value))
+            mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
         mixed = mixed.transpose(1, 2).reshape(batch, tokens, width)
         hidden = _close(_parts(self.attention["output"]), mixed, hidden)
         return _close(self.output, nn.functional.gelu(self.intermediate["dense"](hidden)), hidden)

@@ -38,6 +38,7 @@ class Method:
         frozen: the share of the steps, from the start, in which the encoder stays as it is.
         momentum: of AdamW.
         halves: whether each batch is backpropagated in two halves.
+        cold: whether the head always starts from random weights, also where that of others is trained first.
         keeps: whether it needs strings of other languages.
         objective: what is backpropagated outside of the constraints, made of these strings.
     """
@@ -49,6 +50,7 @@ class Method:
     frozen: float = 0.0
     momentum: float = 0.9
     halves: bool = False
+    cold: bool = False
     keeps: bool = False
     objective: Callable[[Keeping], Objective] | None = None
 
@@ -101,6 +103,9 @@ PLAIN = {"slots": 1e-4, "intents": 1e-4}  # those of `sum`; the methods that tak
 METHODS = {
     "probe": Method("linear probe, encoder frozen", {"slots": 1e-2, "intents": 1e-2}, _summed, frozen=1.0),
     "sum": Method("plain fine-tuning on the sum of the losses", {"slots": 1e-4, "intents": 1e-4}, _summed),
+    "cold-sum": Method(
+        "plain fine-tuning from a head of random weights, whatever --probe says", PLAIN, _summed, cold=True
+    ),
     "probe-sum": Method(
         "linear probe for a third of the steps, then plain fine-tuning",
         {"slots": 1e-4, "intents": 1e-4},

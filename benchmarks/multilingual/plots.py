@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COLOURS = {
     "probe": "#8a8a8a",
     "sum": "#d1495b",
+    "cold-sum": "#e5989b",
     "probe-sum": "#edae49",
     "l2sp": "#66a182",
     "sum-distillation": "#b56576",

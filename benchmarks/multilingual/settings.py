@@ -26,6 +26,7 @@ class Setting:
         task: of the runs.
         method: its name.
         rate: learning rate of the encoder, or of the head where that alone is trained.
+        strength: of its pull.
         metric: the name of the score.
         sources: languages trained on.
         curves: the points of each seed.
@@ -35,6 +36,7 @@ class Setting:
     task: str
     method: str
     rate: float
+    strength: float
     metric: str
     sources: tuple[str, ...]
     curves: dict[int, list[dict[str, Any]]]
@@ -42,8 +44,9 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """The method and its rate."""
-        return f"{self.method} {self.rate:.0e}".replace("e-0", "e-")
+        """The method and its rate, and the strength of its pull where that is not the method's own."""
+        pull = "" if self.strength == METHODS[self.method].strength else f", {self.strength:g}"
+        return f"{self.method} {self.rate:.0e}".replace("e-0", "e-") + pull
 
     @property
     def steps(self) -> list[int]:
@@ -99,27 +102,33 @@ def load(directory: Path) -> list[Setting]:
     Raises:
         FileNotFoundError: if there is none.
     """
-    runs: dict[tuple[str, str, float], list[dict[str, Any]]] = defaultdict(list)
+    runs: dict[tuple[str, str, float, float], list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(directory.glob("*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
         of = run["arguments"]
-        runs[of["task"], of["method"], of["lr"] or of["head_lr"]].append(run)
+        runs[of["task"], of["method"], of["lr"] or of["head_lr"], of["strength"]].append(run)
     if not runs:
         raise FileNotFoundError(
             f"`{directory}` must hold the JSON files of runs. Found none. Make some: python -m benchmarks.multilingual."
         )
     order = list(METHODS)
+
+    def place(item: tuple[tuple[str, str, float, float], object]) -> tuple[object, ...]:
+        task, method, *numbers = item[0]
+        return (task, order.index(method), *numbers)
+
     return [
         Setting(
             task,
             method,
             rate,
+            strength,
             group[0]["metric"],
             tuple(group[0]["arguments"]["sources"]),
             {run["arguments"]["seed"]: run["curve"] for run in group},
             {run["arguments"]["seed"]: run["memory"] for run in group if run.get("memory")},
         )
-        for (task, method, rate), group in sorted(runs.items(), key=lambda i: (i[0][0], order.index(i[0][1]), i[0][2]))
+        for (task, method, rate, strength), group in sorted(runs.items(), key=place)
     ]
 
 

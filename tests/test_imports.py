@@ -23,6 +23,7 @@ ALLOWED: dict[str, list[str]] = {
         "metric",
         "noise",
         "report",
+        "scaling",
         "step_report",
         "values",
     ],
@@ -43,6 +44,7 @@ ALLOWED: dict[str, list[str]] = {
     "fisher.py": ["anchor"],
     "distillation.py": [],
     "replay.py": [],
+    "scaling.py": [],
     "problems/__init__.py": ["problems.*"],
     "problems/problem.py": [],
     "problems/quadratics.py": ["problems.problem"],
@@ -69,7 +71,13 @@ NO_TORCH = "solvers/*"
 RESERVED: dict[str, list[str]] = {
     "optim": ["less_forgetting.py", "metric.py"],
     "param_groups": ["less_forgetting.py"],
-    "grad": ["less_forgetting.py", "jacobian.py", "enforcement.py", "fisher.py"],  # the last means torch.func.grad
+    "grad": [
+        "less_forgetting.py",
+        "jacobian.py",
+        "enforcement.py",
+        "fisher.py",
+        "scaling.py",
+    ],  # fisher.py means torch.func.grad
 }
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

@@ -169,9 +169,10 @@ def test_a_copy_has_every_option(duplicate: Callable[[Any], Any]) -> None:
         scale="absolute",
         limit=10.0,
         constraints=["en"],
+        missing=True,
     )
     other = duplicate(opt)
-    for name in ("decrease", "strength", "scale", "limit", "constraints", "report"):
+    for name in ("decrease", "strength", "scale", "limit", "constraints", "missing", "report"):
         assert getattr(other, name) == getattr(opt, name)
     assert_identical(other.anchor.reference, opt.anchor and opt.anchor.reference)
 

@@ -171,3 +171,18 @@ def pull_back(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tenso
         A tensor shaped like the parameter.
     """
     return torch.sub(parameter.detach(), start).mul_(weight)
+
+
+def moved(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tensor:
+    """Return the part ½ΣF(θ − θ₀)² of f₀ of one parameter (math.md, 60).
+
+    Args:
+        parameter: a block of θ.
+        start: the same block of θ₀.
+        weight: of F, ≥ 0, times the factor of the group.
+
+    Returns:
+        A float64 tensor of no dimension.
+    """
+    way = torch.sub(parameter.detach(), start).double()
+    return 0.5 * (way.square() * weight).sum()

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mgrad.anchor import Anchor, pull_back
+from mgrad.anchor import Anchor, moved, pull_back
 from mgrad.decrease import DecreaseRule, KeepPace
 from mgrad.direction import Normalise, Scale, Solver, check_options, solve_direction
 from mgrad.enforcement import Promise
 from mgrad.jacobian import Row, along, capture, check_dense, combine, gramian, norm, shared_graphs
+from mgrad.lagrangian import Lagrangian, returned_losses
 from mgrad.losses import Loss, check_loss, check_names, loss_call, loss_values, named_losses
 from mgrad.metric import preconditioner
 from mgrad.noise import GramianAverage, HalfBatches, Noise, RowAverage, SmoothRows
@@ -106,6 +107,7 @@ class LessForgetting(Optimizer):
     _capturing: str | None  # the constraint whose block is open
     _solved: bool  # `.grad` holds the direction
     _seen: bool  # what waits for a solve has been shown, and a scaler may have found an overflow
+    _lagrangian: Lagrangian | None  # whose gradient that is
     _promise: Promise | None  # of that direction, where the step is to keep it
     _spent: tuple[weakref.ref[Tensor], int] | None = None  # a gradient that the last step has used, and its version
 
@@ -475,6 +477,7 @@ class LessForgetting(Optimizer):
                 parameter.grad.masked_fill_(solved.void, 0.0)
         self._reset()
         self._solved, self.report = True, solved.report
+        self._lagrangian = Lagrangian(dict(zip(names, solved.multipliers, strict=True)), solved.pull)
         if self.enforce == "step":
             G, b = products[:-1, :-1], solved.decrease
             self._promise = Promise(names, rows[:-1], parameters, metric, G, b, self.limit, home)
@@ -499,43 +502,82 @@ class LessForgetting(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Let the base take its step along the direction, which is computed first if it has not been.
 
+        With a closure that returns the losses a base may evaluate them several times in one step, as LBFGS does: the
+        multipliers are those of the step's beginning, and what the step lowers is φ = α·f₀ + Σ λᵢfᵢ (math.md, 104).
+
         Args:
-            closure: for bases that evaluate the losses themselves: it calls `zero_grad` and `backward` (or the
-                `constraint` blocks) and returns a loss.
+            closure: returns the losses as `backward` takes them, or a pair of these and an objective; they are
+                backpropagated here. Or, as in torch, it calls `zero_grad` and `backward` (or the `constraint` blocks)
+                itself and returns a loss: every evaluation then has multipliers of its own.
 
         Returns:
-            What the base's step returns.
+            What the base's step returns: of the first kind of closure φ at the step's beginning, a tensor.
 
         Raises:
-            ValueError: as `solve`.
-            RuntimeError: as `solve`: there must be something to step on.
+            ValueError: as `backward` and `solve`; if later evaluations have other constraints than the first.
+            RuntimeError: as `solve`: there must be something to step on; if losses are returned of which something has
+                been backpropagated before.
             FloatingPointError: as `solve`; parameters and state are untouched then.
+
+        Cost: of the first evaluation that of `backward`, of each further one a single backward pass.
         """
         if closure is None and not self._solved:
             self.solve()
-        promises = [(self._promise, self._promise.share())] if self._promise is not None else []
+        begun = [(self._promise, self._promise.share())] if self._promise is not None else []
+        held: list[Lagrangian] = []
         before, rate = {}, 0.0
         if self.enforce == "step":
             # What has been frozen since the solve still has its part of the direction, and moves.
             parameters = self._promise.parameters if self._promise is not None else self._parameters()
             before, rate = {p: p.detach().clone() for p in parameters}, self._rate()
-        result = self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, promises))
-        if promises:
-            promise, share = promises[0]
+        result = self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, begun, held))
+        if begun:
+            promise, share = begun[0]
             self.step_report = promise.keep(before, rate, share)
         self._reset()
         self._mark_spent()
         return result
 
-    def _evaluate(self, closure: Callable[[], Any], promises: list[tuple[Promise, Any]]) -> Any:
+    def _evaluate(self, closure: Callable[[], Any], begun: list[tuple[Promise, Any]], held: list[Lagrangian]) -> Any:
         """Call the closure and leave the direction in `.grad`; the first call promises: the step begins there."""
         with torch.enable_grad():
-            loss = closure()
+            found = closure()
+            if (losses := returned_losses(found)) is not None:
+                found = self._evaluate_losses(*losses, held)
         if not self._solved:
             self.solve()
-        if self._promise is not None and not promises:
-            promises.append((self._promise, self._promise.share()))
-        return loss
+        if self._promise is not None and not begun:
+            begun.append((self._promise, self._promise.share()))
+        return found
+
+    def _evaluate_losses(self, losses: Any, objective: Any, held: list[Lagrangian]) -> Tensor:
+        """Leave the gradient of φ in `.grad`: at the first evaluation of a step d, whose φ is then held."""
+        if not held and (self._rows or self._solved):
+            raise RuntimeError(
+                "`opt.step(closure)` must backpropagate the losses that the closure returns. Found gradients of "
+                f"{list(self._rows) or 'a direction'} already. Return the losses and leave them be, or backpropagate "
+                "them and return a number."
+            )
+        named = named_losses(losses, parts=2 if isinstance(self.noise, HalfBatches) else 1)
+        objective = objective() if callable(objective) else objective
+        self.zero_grad()
+        if held:
+            held[0].backward(named, objective)
+        else:
+            self.backward(losses, objective)
+            assert self._lagrangian is not None
+            held.append(self._lagrangian)
+        forgetting = [] if objective is None else [objective.detach()]
+        for group in self.base.param_groups if self.anchor is not None else ():
+            for parameter in group["params"]:
+                strength = group.get("anchor", 1.0)
+                if strength and parameter.requires_grad and parameter.grad is not None:
+                    place = parameter, self._start[parameter], strength * self._weight[parameter]
+                    forgetting.append(moved(*place))
+                    if not self._solved:
+                        parameter.grad.add_(pull_back(*place).mul_(held[0].pull))
+        self._solved = True
+        return held[0].value(named, forgetting)
 
     # ------------------------------------------------------------------ groups and checkpoints
 
@@ -685,6 +727,7 @@ class LessForgetting(Optimizer):
         self._capturing = None
         self._solved = False
         self._seen = False
+        self._lagrangian = None
         self._promise = None
 
     def _drop_overflow(self) -> None:

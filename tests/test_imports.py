@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "mgrad"
 ALLOWED: dict[str, list[str]] = {
     "__init__.py": ["*"],
     "less_forgetting.py": [
+        "lagrangian",
         "losses",
         "jacobian",
         "direction",
@@ -27,6 +28,7 @@ ALLOWED: dict[str, list[str]] = {
         "step_report",
         "values",
     ],
+    "lagrangian.py": ["losses"],
     "losses.py": [],
     "jacobian.py": [],
     "direction.py": ["decrease", "stationarity", "solvers", "report", "values"],

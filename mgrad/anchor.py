@@ -146,7 +146,8 @@ class SumOfAnchors(Anchor):
         for (factor, anchor), start in zip(self.parts[1:], starts[1:], strict=True):
             for k, weight in enumerate(anchor.weights(parameters)):
                 total[k] = total[k] + factor * weight
-                part, whole = (torch.as_tensor(x, dtype=torch.float64) for x in (factor * weight, total[k]))
+                weights = factor * weight, total[k]
+                part, whole = (torch.as_tensor(x, dtype=torch.float64, device=start[k].device) for x in weights)
                 share = part / whole
                 centres[k] += share.nan_to_num(0.0) * (start[k] - centres[k])
         return centres

@@ -97,7 +97,9 @@ def constrained_direction(
     objective = torch.zeros_like(rows[0]) if objective_gradient is None else objective_gradient.detach().to(rows)
     known: Any = None
     if losses is not None:
-        known = torch.as_tensor(losses, dtype=torch.float64).detach().to(rows.device, non_blocking=True)
+        # Numbers begin on the host, whatever torch's default device is.
+        known = losses if isinstance(losses, Tensor) else torch.as_tensor(losses, dtype=torch.float64, device="cpu")
+        known = known.detach().to(rows.device, torch.float64, non_blocking=True)
     if known is not None and known.shape != jacobian.shape[:1]:
         raise ValueError(
             "`constrained_direction(losses=...)` must have one value for each row of the Jacobian, "

@@ -22,6 +22,8 @@ from mgrad import (
 from mgrad.problems import LinearRegressions, LogisticRegressions, Problem, Quadratics
 from tests.training import Base, assert_identical, every_base, losses, new_model, train, weights
 
+pytestmark = pytest.mark.any_device
+
 WOLFE: dict[str, Any] = dict(max_iter=5, line_search_fn="strong_wolfe", tolerance_change=0.0, tolerance_grad=0.0)
 EXACT: dict[str, Any] = dict(rtol=0.0, atol=1e-9)
 

@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 
 from mgrad import LessForgetting, constrained_direction
 
+pytestmark = pytest.mark.any_device
+
 REFUSED = {
     "SparseAdam": "takes sparse gradients alone, and a direction is dense",
 }

@@ -17,6 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from mgrad import LessForgetting, constrained_direction
 from tests.training import assert_identical, losses, new_model, train, weights
 
+pytestmark = pytest.mark.any_device
+
 STRENGTH = 0.3
 
 
@@ -125,7 +127,7 @@ class Tied(Module):
 
     def __init__(self, *, checkpointed: bool = False) -> None:
         super().__init__()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.table, self.body = Embedding(7, 4, dtype=torch.float64), Linear(4, 4, dtype=torch.float64)
         self.head = Linear(4, 7, bias=False, dtype=torch.float64)
@@ -201,9 +203,9 @@ def test_every_step_of_16_bit_parameters_is_that_of_float64_rounded(dtype: torch
         opt.zero_grad()
         opt.backward(regressions(step))
         opt.step()
-        sizes = report.multipliers @ J.abs().numpy() + report.pull * moved.abs().numpy()
+        sizes = torch.as_tensor(report.multipliers) @ J.abs() + report.pull * moved.abs()
         parts = zip(parameters, before, d.split([p.numel() for p in parameters]), strict=True)
-        rest = torch.as_tensor(sizes)
+        rest = sizes
         for p, old, part in parts:
             size, rest = rest[: p.numel()].view_as(p), rest[p.numel() :]
             exact = old.double() - 0.5 * part.view_as(p)

@@ -13,6 +13,8 @@ from torch.optim import AdamW
 from mgrad import HalfBatches, KeepPace, LessForgetting, SmoothRows, Target, constrained_direction
 from tests.training import assert_identical, new_model, weights
 
+pytestmark = pytest.mark.any_device
+
 NAMES = ("en", "de", "fr")
 WEIGHTS = {"en": 1.0, "de": 2.0, "fr": 0.5}
 LEVELS = {"en": 0.5, "de": 0.25, "fr": 0.75}

@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 from mgrad import LessForgetting, constrained_direction
 from tests.test_every_optimizer import STEPS, losses, matrices
 
+pytestmark = pytest.mark.any_device
+
 Build = Callable[[list[nn.Parameter]], Optimizer]
 
 
@@ -109,7 +111,7 @@ def train(opt: Any) -> None:
 def path(parameters: list[nn.Parameter], opt: Optimizer, backward: Callable[[int], None]) -> list[Tensor]:
     """Return the parameters after each step; some optimizers draw random numbers."""
     points = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for step in range(STEPS):
             opt.zero_grad()

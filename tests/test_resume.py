@@ -15,6 +15,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 from mgrad import Anchor, LessForgetting
 from tests.training import BASES, Base, assert_identical, every_base, losses, new_model, train, weights
 
+pytestmark = pytest.mark.any_device
+
 
 def through_a_file(state: Any) -> Any:
     """Save and load as the safe torch.load does: tensors and plain containers alone."""

@@ -18,6 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from mgrad import Anchor, HalfBatches, LessForgetting, SmoothGramian, SmoothRows, constrained_direction
 from tests.training import BASES, Base, assert_identical, every_base, losses, new_model, weights
 
+pytestmark = pytest.mark.any_device
+
 SCALE = 2.0**10
 
 
@@ -244,7 +246,7 @@ def in_autocast(model: Module, dtype: torch.dtype | None, factor: float) -> dict
     def loss(target: Tensor) -> Tensor:
         if dtype is None:
             return mse_loss(model(x.double()), target.double()) * factor
-        with torch.autocast("cpu", dtype=dtype):
+        with torch.autocast(x.device.type, dtype=dtype):
             answers = model(x)
         assert answers.dtype == dtype
         return mse_loss(answers.float(), target) * factor

@@ -50,10 +50,6 @@ def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], atol: floa
 COMPILED: dict[str, Any] = {"backend": "aot_eager"}
 
 
-# torch's own use of torch.jit, which it warns of.
-quiet = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-
-
 @pytest.fixture
 def fresh_compiler() -> Iterator[None]:
     """Forget compiled functions before and after."""
@@ -62,7 +58,6 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
-@quiet
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize(
     ("part", "form"),
@@ -92,7 +87,6 @@ def test_compiled_it_takes_the_steps_of_the_loop_by_hand(part: str, form: str) -
     assert_close(weights(model), parameters)
 
 
-@quiet
 @pytest.mark.usefixtures("fresh_compiler")
 def test_a_compiled_adam_is_the_bare_compiled_adam_along_the_direction() -> None:
     """Compiled, Adam corrects its bias in float32: in float64 that is seen, and is not the wrapper's."""
@@ -107,7 +101,6 @@ def test_a_compiled_adam_is_the_bare_compiled_adam_along_the_direction() -> None
     assert_close(weights(model), parameters)
 
 
-@quiet
 @pytest.mark.usefixtures("fresh_compiler")
 def test_a_compiled_trunk_serves_several_heads() -> None:
     model, twin = new_model(), new_model()

@@ -6,16 +6,22 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: help test demo bench clean
+.PHONY: help test test-gpu demo bench clean
 
 help:   ## what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
 test: .venv/.test   ## lint, formatting, types, tests and the examples of the docs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# What a test makes is on the GPU then; `--device cpu` takes the same way on a host.
+test-gpu: .venv/.test   ## on a machine with CUDA: the tests of any device there, those of two devices, and what a step costs
+	$(BIN)/python -c "import torch; assert torch.cuda.is_available(), 'no CUDA device, or a build of torch without CUDA'"
+	$(BIN)/pytest tests -m "gpu or any_device" --device cuda
+	$(BIN)/python -m benchmarks.overhead --device cuda --losses 5 --out .venv/overhead-cuda.json
 
 demo: .venv/.examples   ## the multilingual example, in small
 	$(BIN)/python -m benchmarks.multilingual --demo

@@ -146,7 +146,8 @@ class SumOfAnchors(Anchor):
         for (factor, anchor), start in zip(self.parts[1:], starts[1:], strict=True):
             for k, weight in enumerate(anchor.weights(parameters)):
                 total[k] = total[k] + factor * weight
-                part, whole = (torch.as_tensor(x, dtype=torch.float64) for x in (factor * weight, total[k]))
+                weights = factor * weight, total[k]
+                part, whole = (torch.as_tensor(x, dtype=torch.float64, device=start[k].device) for x in weights)
                 share = part / whole
                 centres[k] += share.nan_to_num(0.0) * (start[k] - centres[k])
         return centres
@@ -171,3 +172,18 @@ def pull_back(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tenso
         A tensor shaped like the parameter.
     """
     return torch.sub(parameter.detach(), start).mul_(weight)
+
+
+def moved(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tensor:
+    """Return the part ½ΣF(θ − θ₀)² of f₀ of one parameter (math.md, 60).
+
+    Args:
+        parameter: a block of θ.
+        start: the same block of θ₀.
+        weight: of F, ≥ 0, times the factor of the group.
+
+    Returns:
+        A float64 tensor of no dimension.
+    """
+    way = torch.sub(parameter.detach(), start).double()
+    return 0.5 * (way.square() * weight).sum()

@@ -107,7 +107,7 @@ def norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
     """
     blocks = list(blocks)
     if home.type == "cpu":  # elsewhere the question would wait
-        square = torch.zeros((), dtype=torch.float64)
+        square = torch.zeros((), dtype=torch.float64, device=home)
         for block in blocks:
             square += _inner(block, block).to(home)
         if _SAFE[0] < square < _SAFE[1]:
@@ -150,7 +150,7 @@ def _inner(first: Tensor | None, second: Tensor) -> Tensor:
     x, y = first.detach().reshape(-1).to(kind), second.detach().reshape(-1).to(kind)
     if x.device.type == "cpu":
         parts = zip(x.split(_PIECE), y.split(_PIECE), strict=True)
-        return torch.tensor(sum(a.dot(b).item() for a, b in parts), dtype=torch.float64)
+        return torch.tensor(sum(a.dot(b).item() for a, b in parts), dtype=torch.float64, device="cpu")
     whole = len(x) - len(x) % _PIECE
     pieces = torch.linalg.vecdot(x[:whole].view(-1, _PIECE), y[:whole].view(-1, _PIECE))
     total: Tensor = pieces.sum(dtype=torch.float64) + x[whole:].dot(y[whole:])

@@ -1,7 +1,7 @@
 """`LessForgetting`: an optimizer around an optimizer, which hands it the constrained less-forgetting direction.
 
 In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, direction, anchor,
-decrease, noise, report, values. The only file that knows `torch.optim`, parameter groups and state dicts.
+decrease, noise, report, scaling, values. The only file that knows `torch.optim`, parameter groups and state dicts.
 """
 
 import math
@@ -16,15 +16,17 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mgrad.anchor import Anchor, pull_back
+from mgrad.anchor import Anchor, moved, pull_back
 from mgrad.decrease import DecreaseRule, KeepPace
 from mgrad.direction import Normalise, Scale, Solver, check_options, solve_direction
 from mgrad.enforcement import Promise
 from mgrad.jacobian import Row, along, capture, check_dense, combine, gramian, norm, shared_graphs
+from mgrad.lagrangian import Lagrangian, returned_losses
 from mgrad.losses import Loss, check_loss, check_names, loss_call, loss_values, named_losses
 from mgrad.metric import preconditioner
 from mgrad.noise import GramianAverage, HalfBatches, Noise, RowAverage, SmoothRows
 from mgrad.report import Report
+from mgrad.scaling import groups_with
 from mgrad.step_report import StepReport
 from mgrad.values import quotient, root
 
@@ -68,6 +70,8 @@ class LessForgetting(Optimizer):
             weight decay included, by the least change under which every loss falls by η·b to first order, η the least
             learning rate of the groups (math.md, 53-54). The rows are kept until then.
         constraints: the names that every step must have, no more and no fewer; None for any.
+        missing: whether a step may lack some of `constraints`, all but one at most, such as a language without a batch
+            this time. They have no part in that step: nothing is required of them.
 
     Raises:
         TypeError: if the base is no optimizer, a parameter is complex, or an option of the wrong kind.
@@ -98,10 +102,12 @@ class LessForgetting(Optimizer):
 
     # What a step gathers; `_reset` empties it, and no copy or checkpoint holds it.
     _rows: dict[str, dict[Tensor, Tensor]]  # of each constraint, its gradient by parameter
-    _halves: dict[str, Tensor]  # of each that came in two halves, the inner product of these
+    _halves: dict[str, Tensor]  # of each that came in two halves, the signed root of their inner product
     _objective: dict[Tensor, Tensor]  # the gradient of the objective passed to `backward`
     _capturing: str | None  # the constraint whose block is open
     _solved: bool  # `.grad` holds the direction
+    _seen: bool  # what waits for a solve has been shown, and a scaler may have found an overflow
+    _lagrangian: Lagrangian | None  # whose gradient that is
     _promise: Promise | None  # of that direction, where the step is to keep it
     _spent: tuple[weakref.ref[Tensor], int] | None = None  # a gradient that the last step has used, and its version
 
@@ -120,6 +126,7 @@ class LessForgetting(Optimizer):
         metric: Metric = "euclidean",
         enforce: Enforce = "gradient",
         constraints: Iterable[str] | None = None,
+        missing: bool = False,
     ) -> None:
         """Check the options and remember θ₀."""
         if not isinstance(base, Optimizer):
@@ -181,6 +188,12 @@ class LessForgetting(Optimizer):
         self.metric: Metric = metric
         self.enforce: Enforce = enforce
         self.constraints = None if constraints is None else check_names(constraints)
+        if missing and self.constraints is None:
+            raise ValueError(
+                "`LessForgetting(missing=True)` must know the constraints of which some may be missing. Found none. "
+                "Name them all: LessForgetting(constraints=[...], missing=True). Without `constraints` any are taken."
+            )
+        self.missing = missing
         self.report: Report | None = None
         self.step_report: StepReport | None = None
         self._row_average = RowAverage(noise.decay) if isinstance(noise, SmoothRows) else None
@@ -200,8 +213,11 @@ class LessForgetting(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The base's parameter groups."""
-        return self.base.param_groups
+        """The base's parameter groups; while gradients wait for the solve, these too, for a `GradScaler` to unscale."""
+        if not self._rows:
+            return self.base.param_groups
+        waiting = [*(block for row in self._rows.values() for block in row.values()), *self._halves.values()]
+        return groups_with(self.base.param_groups, waiting, lambda: setattr(self, "_seen", True))
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
@@ -269,6 +285,7 @@ class LessForgetting(Optimizer):
         for call, loss in everything:
             check_loss(call, loss)
         self._check_open("opt.backward(...)")
+        self._drop_overflow()
         for name in losses:
             self._check_name(loss_call(name), name)
             if name in self._rows:
@@ -346,6 +363,7 @@ class LessForgetting(Optimizer):
         call = f"opt.constraint({name!r})"
         self._check_name(call, name)
         self._check_open(call)
+        self._drop_overflow()
         halved = isinstance(self.noise, HalfBatches)
         if name in self._halves:
             raise RuntimeError(
@@ -368,7 +386,8 @@ class LessForgetting(Optimizer):
             first = self._rows[name]
             still = self._still()
             moving = [p for p in self._parameters() if p not in still]
-            self._halves[name] = along([first.get], row.get, moving, torch.device("cpu"))[0]
+            product = along([first.get], row.get, moving, torch.device("cpu"))[0]
+            self._halves[name] = product.sign() * product.abs().sqrt()  # in the unit of a gradient, which may be scaled
             for parameter, block in first.items():
                 row[parameter] = row[parameter].add_(block) if parameter in row else block
         self._rows[name] = row
@@ -407,11 +426,11 @@ class LessForgetting(Optimizer):
                 "`opt.solve()` and `opt.step()` must come after the gradients of at least one constraint. Found none. "
                 "Call opt.backward(losses), or backpropagate inside `with opt.constraint(name):`."
             )
-        if self.constraints is not None and set(self._rows) != set(self.constraints):
+        if self.constraints is not None and not self.missing and set(self._rows) != set(self.constraints):
             missing = [name for name in self.constraints if name not in self._rows]
             raise ValueError(
                 f"`opt.solve()` must come after every one of the constraints {list(self.constraints)}. Found no "
-                f"gradient of {missing}. Backpropagate them, or leave `constraints` out when wrapping."
+                f"gradient of {missing}. Backpropagate them, or wrap with missing=True."
             )
         half = [name for name in self._rows if name not in self._halves]
         if isinstance(self.noise, HalfBatches) and half:
@@ -432,7 +451,7 @@ class LessForgetting(Optimizer):
             if not products.isfinite().all():
                 self._raise_not_finite([*map(loss_call, names), _OBJECTIVE], rows)
             if average is not None:
-                average = average.then(names, products, self._halves)
+                average = average.then(names, products, {name: h * h.abs() for name, h in self._halves.items()})
                 estimate = average.estimate(names, products[-1, -1])
             products, estimate, known = products.numpy(), estimate.numpy(), None if known is None else known.numpy()
         solved = solve_direction(
@@ -446,6 +465,7 @@ class LessForgetting(Optimizer):
             scale=self.scale,
             limit=self.limit,
             normalise=self.normalise,
+            declared=self.constraints,
         )
         self._gramian_average = average
         if self._row_average is not None:
@@ -457,6 +477,7 @@ class LessForgetting(Optimizer):
                 parameter.grad.masked_fill_(solved.void, 0.0)
         self._reset()
         self._solved, self.report = True, solved.report
+        self._lagrangian = Lagrangian(dict(zip(names, solved.multipliers, strict=True)), solved.pull)
         if self.enforce == "step":
             G, b = products[:-1, :-1], solved.decrease
             self._promise = Promise(names, rows[:-1], parameters, metric, G, b, self.limit, home)
@@ -481,43 +502,82 @@ class LessForgetting(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Let the base take its step along the direction, which is computed first if it has not been.
 
+        With a closure that returns the losses a base may evaluate them several times in one step, as LBFGS does: the
+        multipliers are those of the step's beginning, and what the step lowers is φ = α·f₀ + Σ λᵢfᵢ (math.md, 104).
+
         Args:
-            closure: for bases that evaluate the losses themselves: it calls `zero_grad` and `backward` (or the
-                `constraint` blocks) and returns a loss.
+            closure: returns the losses as `backward` takes them, or a pair of these and an objective; they are
+                backpropagated here. Or, as in torch, it calls `zero_grad` and `backward` (or the `constraint` blocks)
+                itself and returns a loss: every evaluation then has multipliers of its own.
 
         Returns:
-            What the base's step returns.
+            What the base's step returns: of the first kind of closure φ at the step's beginning, a tensor.
 
         Raises:
-            ValueError: as `solve`.
-            RuntimeError: as `solve`: there must be something to step on.
+            ValueError: as `backward` and `solve`; if later evaluations have other constraints than the first.
+            RuntimeError: as `solve`: there must be something to step on; if losses are returned of which something has
+                been backpropagated before.
             FloatingPointError: as `solve`; parameters and state are untouched then.
+
+        Cost: of the first evaluation that of `backward`, of each further one a single backward pass.
         """
         if closure is None and not self._solved:
             self.solve()
-        promises = [(self._promise, self._promise.share())] if self._promise is not None else []
+        begun = [(self._promise, self._promise.share())] if self._promise is not None else []
+        held: list[Lagrangian] = []
         before, rate = {}, 0.0
         if self.enforce == "step":
             # What has been frozen since the solve still has its part of the direction, and moves.
             parameters = self._promise.parameters if self._promise is not None else self._parameters()
             before, rate = {p: p.detach().clone() for p in parameters}, self._rate()
-        result = self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, promises))
-        if promises:
-            promise, share = promises[0]
+        result = self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, begun, held))
+        if begun:
+            promise, share = begun[0]
             self.step_report = promise.keep(before, rate, share)
         self._reset()
         self._mark_spent()
         return result
 
-    def _evaluate(self, closure: Callable[[], Any], promises: list[tuple[Promise, Any]]) -> Any:
+    def _evaluate(self, closure: Callable[[], Any], begun: list[tuple[Promise, Any]], held: list[Lagrangian]) -> Any:
         """Call the closure and leave the direction in `.grad`; the first call promises: the step begins there."""
         with torch.enable_grad():
-            loss = closure()
+            found = closure()
+            if (losses := returned_losses(found)) is not None:
+                found = self._evaluate_losses(*losses, held)
         if not self._solved:
             self.solve()
-        if self._promise is not None and not promises:
-            promises.append((self._promise, self._promise.share()))
-        return loss
+        if self._promise is not None and not begun:
+            begun.append((self._promise, self._promise.share()))
+        return found
+
+    def _evaluate_losses(self, losses: Any, objective: Any, held: list[Lagrangian]) -> Tensor:
+        """Leave the gradient of φ in `.grad`: at the first evaluation of a step d, whose φ is then held."""
+        if not held and (self._rows or self._solved):
+            raise RuntimeError(
+                "`opt.step(closure)` must backpropagate the losses that the closure returns. Found gradients of "
+                f"{list(self._rows) or 'a direction'} already. Return the losses and leave them be, or backpropagate "
+                "them and return a number."
+            )
+        named = named_losses(losses, parts=2 if isinstance(self.noise, HalfBatches) else 1)
+        objective = objective() if callable(objective) else objective
+        self.zero_grad()
+        if held:
+            held[0].backward(named, objective)
+        else:
+            self.backward(losses, objective)
+            assert self._lagrangian is not None
+            held.append(self._lagrangian)
+        forgetting = [] if objective is None else [objective.detach()]
+        for group in self.base.param_groups if self.anchor is not None else ():
+            for parameter in group["params"]:
+                strength = group.get("anchor", 1.0)
+                if strength and parameter.requires_grad and parameter.grad is not None:
+                    place = parameter, self._start[parameter], strength * self._weight[parameter]
+                    forgetting.append(moved(*place))
+                    if not self._solved:
+                        parameter.grad.add_(pull_back(*place).mul_(held[0].pull))
+        self._solved = True
+        return held[0].value(named, forgetting)
 
     # ------------------------------------------------------------------ groups and checkpoints
 
@@ -534,7 +594,7 @@ class LessForgetting(Optimizer):
         """
         self.base.add_param_group(param_group)
         try:
-            group = self.param_groups[-1]
+            group = self.base.param_groups[-1]
             if self.anchor is not None and self.anchor.is_fixed and group.get("anchor", 1.0):
                 raise ValueError(
                     "`opt.add_param_group(group)` must not be anchored where the anchor has tensors of its own. Found "
@@ -547,7 +607,7 @@ class LessForgetting(Optimizer):
                 self._start |= zip(anchored, starts, strict=True)
                 self._weight |= zip(anchored, factors, strict=True)
         except BaseException:
-            self.param_groups.pop()
+            self.base.param_groups.pop()
             raise
 
     def state_dict(self) -> dict[str, Any]:
@@ -559,7 +619,7 @@ class LessForgetting(Optimizer):
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         state_dict = self.base.state_dict()
-        places = [parameter for group in self.param_groups for parameter in group["params"]]
+        places = [parameter for group in self.base.param_groups for parameter in group["params"]]
         state_dict[_KEY] = {"anchor": {i: self._start[p] for i, p in enumerate(places) if p in self._start}}
         if (average := self._row_average or self._gramian_average) is not None:
             state_dict[_KEY]["noise"] = {type(self.noise).__name__: average.state_dict(places)}
@@ -591,7 +651,7 @@ class LessForgetting(Optimizer):
                 "base. The anchor stays at the weights of when it was wrapped: wrap before you load the model's.",
                 stacklevel=2,
             )
-        places = [parameter for group in self.param_groups for parameter in group["params"]]
+        places = [parameter for group in self.base.param_groups for parameter in group["params"]]
         for i, start in starts.items():
             if i >= len(places) or start.shape != places[i].shape:
                 found = "no such parameter" if i >= len(places) else f"shape {list(places[i].shape)}"
@@ -599,9 +659,9 @@ class LessForgetting(Optimizer):
                     f"`opt.load_state_dict(...)` must fit the optimizer's parameters. Found {found} for the anchor "
                     f"{i} of shape {list(start.shape)}. Build the optimizer with the groups that were saved."
                 )
-        anchors = [group.get("anchor") for group in self.param_groups]
+        anchors = [group.get("anchor") for group in self.base.param_groups]
         self.base.load_state_dict(state_dict)
-        for group, anchor in zip(self.param_groups, anchors, strict=True):
+        for group, anchor in zip(self.base.param_groups, anchors, strict=True):
             if own is None and anchor is not None:
                 group.setdefault("anchor", anchor)  # a bare checkpoint does not know it
         for i, start in starts.items():
@@ -632,6 +692,7 @@ class LessForgetting(Optimizer):
             "metric",
             "enforce",
             "constraints",
+            "missing",
             "report",
             "step_report",
             "_row_average",
@@ -665,7 +726,14 @@ class LessForgetting(Optimizer):
         self._objective = {}
         self._capturing = None
         self._solved = False
+        self._seen = False
+        self._lagrangian = None
         self._promise = None
+
+    def _drop_overflow(self) -> None:
+        """Forget what a scaler has found to be no step: `model.zero_grad()`, which may follow, does not reach it."""
+        if self._seen and not all(block.isfinite().all() for row in self._rows.values() for block in row.values()):
+            self._reset()
 
     def _mark_spent(self) -> None:
         """Remember one of the gradients that are in `.grad` as a direction that was used."""
@@ -683,7 +751,7 @@ class LessForgetting(Optimizer):
 
     def _parameters(self) -> list[Tensor]:
         """Return the parameters that want a gradient, in the order of the groups."""
-        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        return [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
 
     def _home(self, parameters: Sequence[Tensor]) -> torch.device:
         """Return where the step is solved."""
@@ -711,7 +779,7 @@ class LessForgetting(Optimizer):
         elif self.normalise == "loss" and losses is not None:
             sizes = list(losses)
         scaling, rate = preconditioner(self.base), self._rate()
-        groups = {p: group for group in self.param_groups for p in group["params"]}
+        groups = {p: group for group in self.base.param_groups for p in group["params"]}
         kept: dict[Tensor, Tensor | None] = {}  # the base's step changes the state that P is made of
 
         def row(parameter: Tensor) -> Tensor | None:
@@ -740,13 +808,13 @@ class LessForgetting(Optimizer):
 
     def _rate(self) -> float:
         """Return η, the least learning rate of the groups that is not 0; 0 where all are."""
-        return min((float(group["lr"]) for group in self.param_groups if group["lr"] > 0), default=0.0)
+        return min((float(group["lr"]) for group in self.base.param_groups if group["lr"] > 0), default=0.0)
 
     def _still(self) -> set[Tensor]:
         """Return what keeps no promise of a step and is not to be corrected: groups of rate 0, unless all are."""
         if self.enforce == "gradient" or not self._rate():
             return set()
-        return {p for group in self.param_groups if not group["lr"] > 0 for p in group["params"]}
+        return {p for group in self.base.param_groups if not group["lr"] > 0 for p in group["params"]}
 
     def _row(self, name: str) -> Row:
         """Return a constraint's row, or the mean of its rows."""
@@ -757,7 +825,7 @@ class LessForgetting(Optimizer):
         """Return g₀ as a row: the anchor's gradient and what was backpropagated outside of the constraints."""
         reached = set().union(*self._rows.values(), *(self._row_average.rows.values() if self._row_average else ()))
         strengths = {}
-        for k, group in enumerate(self.param_groups):
+        for k, group in enumerate(self.base.param_groups):
             strength = group.get("anchor", 1.0) if self.anchor is not None else 0.0
             for parameter in group["params"]:
                 if strength and parameter.requires_grad and parameter not in self._start:
@@ -813,7 +881,7 @@ class LessForgetting(Optimizer):
     def _raise_not_finite(self, calls: Sequence[str], rows: Sequence[Row]) -> None:
         """Raise with the first loss and parameter whose gradient is not finite."""
         for call, row in zip(calls, rows, strict=True):
-            for k, group in enumerate(self.param_groups):
+            for k, group in enumerate(self.base.param_groups):
                 labels = group.get("param_names", [f"parameter {i}" for i in range(len(group["params"]))])
                 for label, parameter in zip(labels, group["params"], strict=True):
                     block = row(parameter) if parameter.requires_grad else None

@@ -143,7 +143,7 @@ def loss_values(losses: Mapping[str, float | Tensor], names: Sequence[str], devi
         if device is None and not math.isfinite(value):
             raise ValueError(f"`{call}` must be finite. Found {float(value)}. Skip this batch, or lower the rate.")
         if not isinstance(value, Tensor):
-            value = torch.full((), float(value), dtype=torch.float64, device=device)
+            value = torch.full((), float(value), dtype=torch.float64, device=device or "cpu")
         values.append(value.detach().reshape(()).to(device or "cpu", torch.float64, non_blocking=device is not None))
     return torch.stack(values)
 

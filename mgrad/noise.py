@@ -158,7 +158,7 @@ class GramianAverage:
 
     decay: float
     names: tuple[str, ...] = ()
-    means: Tensor = field(default_factory=lambda: torch.zeros(4, 0, 0, dtype=torch.float64))
+    means: Tensor = field(default_factory=lambda: torch.zeros(4, 0, 0, dtype=torch.float64, device="cpu"))
 
     def then(self, names: Sequence[str], products: Tensor, halves: Mapping[str, Tensor]) -> "GramianAverage":
         """Return the means with one step more.
@@ -196,7 +196,7 @@ class GramianAverage:
         """
         steps, gramian, slopes, noise = self.means[_pairs(self.names, names)]
         surplus = (1 - _left(self.decay, steps.diagonal())) * noise.diagonal().clamp(min=0.0)
-        whole = torch.empty(len(names) + 1, len(names) + 1, dtype=torch.float64)
+        whole = torch.empty(len(names) + 1, len(names) + 1, dtype=torch.float64, device="cpu")
         whole[:-1, :-1] = _without(gramian, surplus)
         whole[-1, :-1] = whole[:-1, -1] = slopes.diagonal() * root(objective_square)
         whole[-1, -1] = objective_square
@@ -215,7 +215,7 @@ class GramianAverage:
 
 def _pairs(known: Sequence[str], names: Sequence[str]) -> tuple[slice, Tensor, Tensor]:
     """Return the places of all pairs of some constraints."""
-    at = torch.tensor([known.index(name) for name in names])
+    at = torch.tensor([known.index(name) for name in names], device="cpu")
     return slice(None), at[:, None], at
 
 

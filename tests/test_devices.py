@@ -1,4 +1,4 @@
-"""One model on the host and on a GPU. Only where CUDA is: `pytest -m gpu`; integers make the sums exact on either."""
+"""One model on the host and on a GPU. Only where CUDA is: `make test-gpu`; integers make the sums exact on either."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

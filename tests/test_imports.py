@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "mgrad"
 ALLOWED: dict[str, list[str]] = {
     "__init__.py": ["*"],
     "less_forgetting.py": [
+        "lagrangian",
         "losses",
         "jacobian",
         "direction",
@@ -23,9 +24,11 @@ ALLOWED: dict[str, list[str]] = {
         "metric",
         "noise",
         "report",
+        "scaling",
         "step_report",
         "values",
     ],
+    "lagrangian.py": ["losses"],
     "losses.py": [],
     "jacobian.py": [],
     "direction.py": ["decrease", "stationarity", "solvers", "report", "values"],
@@ -43,6 +46,7 @@ ALLOWED: dict[str, list[str]] = {
     "fisher.py": ["anchor"],
     "distillation.py": [],
     "replay.py": [],
+    "scaling.py": [],
     "problems/__init__.py": ["problems.*"],
     "problems/problem.py": [],
     "problems/quadratics.py": ["problems.problem"],
@@ -69,7 +73,13 @@ NO_TORCH = "solvers/*"
 RESERVED: dict[str, list[str]] = {
     "optim": ["less_forgetting.py", "metric.py"],
     "param_groups": ["less_forgetting.py"],
-    "grad": ["less_forgetting.py", "jacobian.py", "enforcement.py", "fisher.py"],  # the last means torch.func.grad
+    "grad": [
+        "less_forgetting.py",
+        "jacobian.py",
+        "enforcement.py",
+        "fisher.py",
+        "scaling.py",
+    ],  # fisher.py means torch.func.grad
 }
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

@@ -20,6 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from mgrad import Anchor, Direction, KeepPace, LessForgetting, MinNorm, Status, constrained_direction
 from tests.training import Base, assert_identical, every_base, gradients, losses, new_model, train, weights
 
+pytestmark = pytest.mark.any_device
+
 # ---------------------------------------------------------------------- a slow, obvious twin
 
 

@@ -171,7 +171,8 @@ def pull_back(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tenso
     Returns:
         A tensor shaped like the parameter.
     """
-    return torch.sub(parameter.detach(), start).mul_(weight)
+    block = torch.sub(parameter.detach(), start)
+    return block if isinstance(weight, float) and weight == 1.0 else block.mul_(weight)
 
 
 def moved(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tensor:
@@ -187,3 +188,33 @@ def moved(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tensor:
     """
     way = torch.sub(parameter.detach(), start).double()
     return 0.5 * (way.square() * weight).sum()
+
+
+class Pull:
+    """A block of g₀, F(θ − θ₀) and gradients beside it, that is formed piece by piece where it is read."""
+
+    def __init__(self, parameter: Tensor, start: Tensor, weight: Tensor | float, losses: Sequence[Tensor]) -> None:
+        """Lay the values in a line.
+
+        Args:
+            parameter: a block of θ.
+            start: the same block of θ₀.
+            weight: as of `pull_back`.
+            losses: the same block of gradients that are added.
+        """
+        self.parameter, self.start = parameter.detach().reshape(-1), start.reshape(-1)
+        self.weight = weight.expand_as(start).reshape(-1) if isinstance(weight, Tensor) else weight
+        self.losses = [block.detach().reshape(-1) for block in losses]
+
+    def numel(self) -> int:
+        """Return the number of values."""
+        return len(self.parameter)
+
+    def piece(self, start: int, stop: int) -> Tensor:
+        """Return some of the values, a new tensor."""
+        part = slice(start, stop)
+        weight = self.weight[part] if isinstance(self.weight, Tensor) else self.weight
+        block = pull_back(self.parameter[part], self.start[part], weight)
+        for loss in self.losses:
+            block.add_(loss[part])
+        return block

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgrad.jacobian import Row, along, combine, norm
+from mgrad.jacobian import Row, along, combine, norm, whole
 from mgrad.solvers import Array, rounding
 from mgrad.step_report import PendingStepReport, StepReport
 from mgrad.values import Scalar, cleared, filled, minimise, norms, quotient, root
@@ -110,10 +110,10 @@ class Promise:
     def _correct(self, multipliers: Any, void: Tensor | None) -> None:
         """Add −PJᵀμ to the parameters, nothing where the flag is true."""
         for parameter in self.parameters:
-            block = combine(self.rows, list(multipliers), parameter, keep=True)
+            (block,) = combine(self.rows, list(multipliers), [parameter], keep=True)
             if block is None:
                 continue
-            if (scaling := self.metric(parameter) if self.metric is not None else None) is not None:
+            if (scaling := whole(self.metric(parameter)) if self.metric is not None else None) is not None:
                 block.mul_(scaling)
             if void is not None:
                 block.masked_fill_(void, 0.0)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mgrad.anchor import Anchor, moved, pull_back
+from mgrad.anchor import Anchor, Pull, moved, pull_back
 from mgrad.decrease import DecreaseRule, KeepPace
 from mgrad.direction import Normalise, Scale, Solver, check_options, solve_direction
 from mgrad.enforcement import Promise
-from mgrad.jacobian import Row, along, capture, check_dense, combine, gramian, norm, shared_graphs
+from mgrad.jacobian import Block, Row, along, capture, check_dense, combine, gramian, norm, shared_graphs, whole
 from mgrad.lagrangian import Lagrangian, returned_losses
 from mgrad.losses import Loss, check_loss, check_names, loss_call, loss_values, named_losses
 from mgrad.metric import preconditioner
@@ -102,6 +102,7 @@ class LessForgetting(Optimizer):
 
     # What a step gathers; `_reset` empties it, and no copy or checkpoint holds it.
     _rows: dict[str, dict[Tensor, Tensor]]  # of each constraint, its gradient by parameter
+    _memory: list[dict[Tensor, Tensor]]  # the rows of the step before, each until its place is taken
     _halves: dict[str, Tensor]  # of each that came in two halves, the signed root of their inner product
     _objective: dict[Tensor, Tensor]  # the gradient of the objective passed to `backward`
     _capturing: str | None  # the constraint whose block is open
@@ -371,6 +372,8 @@ class LessForgetting(Optimizer):
                 "all micro-batches of a half into one block."
             )
         row = {} if halved else self._rows.get(name, {})
+        if name not in self._rows and self._memory:
+            self._memory.pop(0)  # for the row to come
         self._capturing = name
         try:
             with capture(self._parameters(), row):
@@ -471,10 +474,11 @@ class LessForgetting(Optimizer):
         if self._row_average is not None:
             rows[:-1] = [self._row_average.add(name, self._rows[name]) for name in names]
         coefficients, keep = [*solved.multipliers, solved.pull], bool(self._row_average) or self.enforce == "step"
-        for parameter in parameters:
-            parameter.grad = combine(rows, coefficients, parameter, keep=keep)
-            if parameter.grad is not None and solved.void is not None:
-                parameter.grad.masked_fill_(solved.void, 0.0)
+        directions = combine(rows, coefficients, parameters, keep=keep)
+        for parameter, block in zip(parameters, directions, strict=True):
+            parameter.grad = block
+            if block is not None and solved.void is not None:
+                block.masked_fill_(solved.void, 0.0)
         self._reset()
         self._solved, self.report = True, solved.report
         self._lagrangian = Lagrangian(dict(zip(names, solved.multipliers, strict=True)), solved.pull)
@@ -704,6 +708,7 @@ class LessForgetting(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a state of `__getstate__`, with no gradients."""
+        self._memory = []
         self._reset()
         super().__setstate__(state)
         self.register_step_pre_hook(_solve_first)
@@ -721,6 +726,10 @@ class LessForgetting(Optimizer):
 
     def _reset(self) -> None:
         """Have no gradients of any constraint."""
+        # Given back to the system all at once, the memory of rows on a CPU would come back page by page: each is kept
+        # until the next row of its place comes. That of the first is `.grad`.
+        if rows := list(vars(self).get("_rows", {}).values()):
+            self._memory = [{}, *(row for row in rows[1:] if all(block.is_cpu for block in row.values()))]
         self._rows = {}
         self._halves = {}
         self._objective = {}
@@ -775,7 +784,7 @@ class LessForgetting(Optimizer):
         # The squares of the rows as they are posed; by their Euclidean norm, as that in P is not known yet.
         sizes: Any = [1.0] * len(rows[:-1])
         if self.normalise == "gradient":
-            sizes = [norm((b for p in parameters if (b := row(p)) is not None), home) for row in rows[:-1]]
+            sizes = [norm((b for p in parameters if (b := whole(row(p))) is not None), home) for row in rows[:-1]]
         elif self.normalise == "loss" and losses is not None:
             sizes = list(losses)
         scaling, rate = preconditioner(self.base), self._rate()
@@ -785,9 +794,10 @@ class LessForgetting(Optimizer):
         def row(parameter: Tensor) -> Tensor | None:
             if parameter in kept:
                 return kept[parameter]
-            blocks = [(b, s) for row, s in zip(rows[:-1], sizes, strict=True) if (b := row(parameter)) is not None]
-            if not blocks and (alone := rows[-1](parameter)) is not None:
-                blocks = [(alone, 1.0)]  # the objective's alone, of which d is a multiple there
+            pairs = zip(rows[:-1], sizes, strict=True)
+            blocks = [(b, s) for row, s in pairs if (b := whole(row(parameter))) is not None]
+            if not blocks and (alone := whole(rows[-1](parameter))) is not None:
+                blocks = [(alone.view_as(parameter), 1.0)]  # the objective's alone, of which d is a multiple there
             block = None
             if blocks:
                 group, kind = groups[parameter], torch.promote_types(parameter.dtype, torch.float32)
@@ -836,12 +846,12 @@ class LessForgetting(Optimizer):
                     )
                 strengths[parameter] = strength
 
-        def row(parameter: Tensor) -> Tensor | None:
-            blocks = [block for block in (parameter.grad, self._objective.get(parameter)) if block is not None]
-            if (blocks or parameter in reached) and strengths[parameter] and self.anchor is not None:
+        def row(parameter: Tensor) -> Block | None:
+            losses = [block for block in (parameter.grad, self._objective.get(parameter)) if block is not None]
+            if (losses or parameter in reached) and strengths[parameter] and self.anchor is not None:
                 weight = strengths[parameter] * self._weight[parameter]
-                blocks.append(pull_back(parameter, self._start[parameter], weight))
-            return sum(blocks[1:], start=blocks[0]) if blocks else None
+                return Pull(parameter, self._start[parameter], weight, losses)
+            return sum(losses[1:], start=losses[0]) if losses else None
 
         return row
 
@@ -884,7 +894,7 @@ class LessForgetting(Optimizer):
             for k, group in enumerate(self.base.param_groups):
                 labels = group.get("param_names", [f"parameter {i}" for i in range(len(group["params"]))])
                 for label, parameter in zip(labels, group["params"], strict=True):
-                    block = row(parameter) if parameter.requires_grad else None
+                    block = whole(row(parameter)) if parameter.requires_grad else None
                     if block is not None and not block.isfinite().all():
                         raise FloatingPointError(
                             f"the gradient of {call} must be finite. Found NaN or infinity in {label} of group "

@@ -4,7 +4,7 @@ In: the rows of a step, or their inner products. Out: the same, with less noise.
 optimizer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,7 +104,7 @@ class RowAverage:
         self.steps: dict[str, int] = {}
         self.rows: dict[str, dict[Tensor, Tensor]] = {}
 
-    def row(self, name: str, new: Blocks) -> Row:
+    def row(self, name: str, new: Blocks) -> Callable[[Tensor], Tensor | None]:
         """Return the mean as it will be with a new row; nothing is changed yet."""
         old, share = self.rows.get(name, {}), _newest(self.decay, self.steps.get(name, 0) + 1)
 

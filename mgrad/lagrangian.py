@@ -39,11 +39,11 @@ class Lagrangian:
         """
         device = next(iter(losses.values()))[0].device
         terms = [
-            self.multipliers[name] * part.to(device, torch.float64).reshape(()) / len(parts)
+            part.to(device, torch.float64).reshape(()) * self.multipliers[name] / len(parts)
             for name, parts in losses.items()
             for part in parts
         ]
-        terms += [self.pull * part.to(device, torch.float64).reshape(()) for part in forgetting]
+        terms += [part.to(device, torch.float64).reshape(()) * self.pull for part in forgetting]
         return torch.stack(terms).sum()
 
     def backward(self, losses: Mapping[str, Sequence[Tensor]], objective: Tensor | None) -> None:

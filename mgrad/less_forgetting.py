@@ -578,7 +578,7 @@ class LessForgetting(Optimizer):
                 if strength and parameter.requires_grad and parameter.grad is not None:
                     place = parameter, self._start[parameter], strength * self._weight[parameter]
                     forgetting.append(moved(*place))
-                    if not self._solved:
+                    if not self._solved:  # in a later evaluation; in d it is already
                         parameter.grad.add_(pull_back(*place).mul_(held[0].pull))
         self._solved = True
         return held[0].value(named, forgetting)

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import Module, Parameter
-from torch.optim import LBFGS, SGD, AdamW
+from torch.optim import LBFGS, SGD, AdamW, Optimizer
 
 from mgrad import (
     Anchor,
@@ -20,6 +23,8 @@ from mgrad import (
     constrained_direction,
 )
 from mgrad.problems import LinearRegressions, LogisticRegressions, Problem, Quadratics
+from tests.strategies import Problem as Case
+from tests.strategies import problems
 from tests.training import Base, assert_identical, every_base, losses, new_model, train, weights
 
 pytestmark = pytest.mark.any_device
@@ -175,6 +180,41 @@ def test_lbfgs_lowers_the_lagrangian_of_the_beginning(options: dict[str, Any], s
     torch.testing.assert_close(weights(model), weights(twin), **EXACT)
     evaluations = [o.state_dict()["state"][0]["func_evals"] for o in (opt, base)]
     assert evaluations[0] == evaluations[1] > 8
+
+
+class Twice(Optimizer):
+    """A base that evaluates twice where it stands, and notes the gradient."""
+
+    def __init__(self, parameter: Tensor) -> None:
+        super().__init__([parameter], {"lr": 1.0})
+        self.seen: list[Tensor] = []
+        self.values: list[float] = []
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Evaluate."""
+        for _ in range(2):
+            self.values.append(closure().item())
+            self.seen.append(self.param_groups[0]["params"][0].grad.clone())
+
+
+@given(
+    problems(rows=(1, 5), columns=(1, 6)),
+    st.sampled_from([None, "gradient"]),
+    st.sampled_from(["active_set", "device"]),
+)
+@settings(max_examples=50)
+def test_the_direction_is_the_gradient_of_what_is_lowered(case: Case, kind: Any, solver: Any) -> None:
+    """For rows of every kind and size, up to the rounding of a sum of m + 1 terms in either order."""
+    J, start = torch.from_numpy(case.J), torch.from_numpy(case.p)
+    w = Parameter(torch.zeros_like(start))
+    base = Twice(w)
+    opt = LessForgetting(base, anchor=Anchor([-start]), scale="absolute", normalise=kind, solver=solver)
+    opt.step(lambda: [w @ row for row in J])
+    assert opt.report is not None
+    first, second = base.seen
+    sizes = torch.from_numpy(opt.report.multipliers @ np.abs(case.J)) + opt.report.pull * start.abs()
+    assert ((first - second).abs() <= (len(J) + 1) * torch.finfo(torch.float64).eps * sizes).all()
+    assert base.values[0] == base.values[1] == pytest.approx(0.1 * 0.5 * float(start @ start), rel=1e-12)
 
 
 def test_with_one_loss_and_no_pull_it_is_the_bare_lbfgs() -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
-from mgrad import LessForgetting, Status, solve_batch
+from mgrad import HalfBatches, LessForgetting, Status, solve_batch
 from mgrad.jacobian import Row, gramian
 
 pytestmark = pytest.mark.gpu
@@ -67,6 +68,34 @@ def test_a_gradient_on_the_gpu_that_is_not_finite_is_an_error() -> None:
     opt = LessForgetting(SGD(there))
     with pytest.raises(FloatingPointError, match="parameter 1 of group 0"):
         opt.backward([there[0].sum() + (there[1] - there[1].detach()).sqrt().sum().cpu()])
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "device"}, {"noise": HalfBatches()}], ids=str)
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scaler_on_the_gpu_unscales_rows_and_skips_an_overflow(options: dict[str, Any], fused: bool) -> None:
+    """Bit for bit, as its scale is a power of two; the host's part of HalfBatches is unscaled on the host."""
+
+    def trained(scaler: GradScaler, bad: int | None) -> Parameter:
+        w = Parameter(torch.tensor([1.0, 2.0], device=GPU))
+        opt = LessForgetting(AdamW([w], lr=0.125, fused=fused), scale="absolute", strength=0.5, **options)
+        for step in range(4):
+            if step == bad and not scaler.is_enabled():
+                continue
+            opt.zero_grad()
+            for name, centre in (("en", -step), ("de", 3.0)):
+                for half in (1.0, 2.0) if options.get("noise") else (1.0,):
+                    with opt.constraint(name):
+                        loss = half * (w - centre).square().sum()
+                        scaler.scale(loss * (torch.inf if (step, name) == (bad, "de") else 1.0)).backward()
+            scaler.step(opt)
+            scaler.update()
+        return w
+
+    scaler = GradScaler("cuda", init_scale=2.0**10)
+    assert torch.equal(trained(scaler, None), trained(GradScaler("cuda", enabled=False), None))
+    assert scaler.get_scale() == 2.0**10
+    assert torch.equal(trained(scaler, 2), trained(GradScaler("cuda", enabled=False), 2))
+    assert scaler.get_scale() == 2.0**9
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.nn import Module, Parameter
@@ -16,6 +18,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from mgrad import Anchor, HalfBatches, LessForgetting, SmoothGramian, SmoothRows, constrained_direction
+from tests.strategies import Problem, problems
 from tests.training import BASES, Base, assert_identical, every_base, losses, new_model, weights
 
 pytestmark = pytest.mark.any_device
@@ -95,6 +98,26 @@ def test_in_the_base_s_metric_rows_and_second_moments_are_of_one_unit() -> None:
     options: dict[str, Any] = {"metric": "base", "enforce": "step", "scale": "absolute"}
     scaled = trained(GradScaler("cpu", init_scale=SCALE), BASES["AdamW"], **options)
     assert_identical(scaled, trained(Identity(), BASES["AdamW"], **options))
+
+
+@given(problems(rows=(1, 5), columns=(1, 6)), st.integers(0, 24))
+@settings(max_examples=50)
+def test_rows_of_any_kind_and_size_are_unscaled(case: Problem, exponent: int) -> None:
+    """Duplicated, opposite, dependent and zero rows, of 1e-12 to 1e12: not a bit is another."""
+    J, start = torch.from_numpy(case.J), torch.from_numpy(case.p)
+
+    def stepped(scaler: Any) -> Any:
+        w = Parameter(torch.zeros_like(start))
+        opt = LessForgetting(SGD([w], lr=1.0), anchor=Anchor([-start]), scale="absolute", strength=0.5)
+        for i, row in enumerate(J):
+            with opt.constraint(str(i)):
+                scaler.scale(w @ row).backward()
+        scaler.step(opt)
+        scaler.update()
+        assert opt.report is not None
+        return w.detach(), opt.report.to_dict()
+
+    assert_identical(stepped(GradScaler("cpu", init_scale=2.0**exponent)), stepped(Identity()))
 
 
 def test_any_scale_gives_the_direction_of_float64() -> None:

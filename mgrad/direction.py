@@ -137,6 +137,7 @@ class Solved(NamedTuple):
         report: of the step.
         multipliers: λ [m] in d = Σ λᵢgᵢ + αg₀, an array or a tensor.
         decrease: b [m], likewise.
+        error: of J d [m], likewise, from rounding: b is kept to it.
         pull: α.
         void: a flag on the device, true where something is not finite: d is then 0. None on the host.
     """
@@ -144,6 +145,7 @@ class Solved(NamedTuple):
     report: Report
     multipliers: Any
     decrease: Any
+    error: Any
     pull: Scalar
     void: Tensor | None
 
@@ -228,10 +230,11 @@ def solve_direction(
         dual_residual=solution.dual_residual,
         complementarity=solution.complementarity,
     )
+    error = rounding(len(names) + 1) * (abs(c) + abs(original) @ abs(multipliers))
     if isinstance(gramian, Tensor):
         report = PendingReport(names, figures)
-        return Solved(report, multipliers, b, pull, report.void)
-    return Solved(Report(names=tuple(names), **figures), multipliers, b, pull, None)
+        return Solved(report, multipliers, b, error, pull, report.void)
+    return Solved(Report(names=tuple(names), **figures), multipliers, b, error, pull, None)
 
 
 def _row_scales(normalise: Normalise | None, gramian: Any, losses: Any, names: Sequence[str]) -> Any:

@@ -30,6 +30,7 @@ class Promise:
         metric: P, in which the correction is smallest, or None for 1.
         gramian: J P Jᵀ [m, m], an array or a tensor on the device.
         decrease: b [m], likewise.
+        error: [m], likewise: to which the direction itself keeps J d ≥ b.
         limit: of the multipliers.
         home: where inner products are added up.
     """
@@ -40,6 +41,7 @@ class Promise:
     metric: Row | None
     gramian: Any
     decrease: Any
+    error: Any
     limit: float
     home: torch.device
 
@@ -82,6 +84,7 @@ class Promise:
         asked = self.decrease > -math.inf
         promised = rate * share * filled(self.decrease, ~asked, 0.0)
         error = rounding(1) * (abs(change) + abs(promised)) + self._step_error(before, length) * self._lengths()
+        error = error + rate * share * self.error
         linear = cleared(-promised - change, error) * asked
         # (10) for (53), where nothing pulls and −linear is required.
         bound = self.limit * quotient((-linear).clip(min=0.0), norms(self.gramian)).max()

@@ -484,7 +484,7 @@ class LessForgetting(Optimizer):
         self._lagrangian = Lagrangian(dict(zip(names, solved.multipliers, strict=True)), solved.pull)
         if self.enforce == "step":
             G, b = products[:-1, :-1], solved.decrease
-            self._promise = Promise(names, rows[:-1], parameters, metric, G, b, self.limit, home)
+            self._promise = Promise(names, rows[:-1], parameters, metric, G, b, solved.error, self.limit, home)
         return solved.report
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -152,7 +152,7 @@ def test_memory_is_that_of_the_model_in_a_new_process() -> None:
     assert 4 * 4 * values <= row["bytes"] <= 2 * 4 * 4 * values + 2e7
 
 
-def test_a_process_that_fails_leaves_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_fails_leaves_its_last_words() -> None:
     row = memory.measure("tiny", "heads", 2, "no such stepper", "cpu")
     assert row["failed"] == "KeyError: 'no such stepper'"
     assert "bytes" not in row
@@ -180,34 +180,51 @@ def test_scaling_leaves_out_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -
     assert not scaling.fits(2, 10**6 + 1, "cpu")
 
 
-def test_runs_add_up_in_one_file_and_missing_measures_only_the_rest(
+def run(file: Path, *arguments: str) -> dict[str, Any]:
+    """Return the record after a short run on the tiny model, with as many threads as there are."""
+    threads = str(torch.get_num_threads())
+    cli.main(["--models", "tiny", "--repeats", "3", "--threads", threads, "--out", str(file), *arguments])
+    return results.read(file)
+
+
+def test_runs_add_up_in_one_file_and_missing_measures_only_the_rest(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    steps = ["--parts", "times", "profile", "--settings", "heads", "--steppers", OURS]
+    first = run(file, *steps, "--losses", "2")
+    second = run(file, *steps, "--losses", "2", "3", "--missing")
+    assert second["times"][:2] == first["times"]
+    third = run(file, *steps, "ConFIG", "PCGrad", "--losses", "2", "--missing", "--apart")
+    assert third["profile"] == second["profile"]
+    assert [(row["losses"], row["stepper"]) for row in third["times"]] == [
+        *((2, REFERENCE), (2, OURS), (3, REFERENCE), (3, OURS), (2, "ConFIG"), (2, "PCGrad"))
+    ]
+    assert third["times"][1:4] == second["times"][1:]  # each new one has come with a reference of its own
+    anew = run(file, *steps, "--losses", "3", "--new")
+    assert [row["losses"] for row in anew["times"]] == [3, 3]
+
+
+def test_nothing_is_begun_after_the_time_is_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = run(tmp_path / "record.json", "--parts", "profile", "--losses", "2", "3", "--minutes", "0")
+    assert [(row["losses"], row["turns"]) for row in record["profile"]] == [(2, 3)]
+    assert "The time is up." in capsys.readouterr().out
+
+
+def test_a_record_is_shown_as_tables_and_plots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(scaling, "COPIED", 1000)
     monkeypatch.setattr(scaling, "TURN", 0.0)
-    monkeypatch.setattr(memory, "measure", lambda *cell: pytest.fail("not asked for"))
-    file = tmp_path / "record.json"
-    threads = torch.get_num_threads()
-    common = ["--models", "tiny", "--repeats", "3", "--threads", str(threads), "--out", str(file)]
-    steps = ["--parts", "times", "profile", "--settings", "heads", "--steppers", OURS, *common]
-    cli.main(["--losses", "2", *steps])
-    first = results.read(file)
-    cli.main(["--losses", "2", "3", "--missing", *steps])
-    second = results.read(file)
-    assert second["times"][: len(first["times"])] == first["times"]
-    assert [(row["losses"], row["stepper"]) for row in second["times"]] == [
-        (m, stepper) for m in (2, 3) for stepper in (REFERENCE, OURS)
-    ]
-    assert [row["losses"] for row in second["profile"]] == [2, 3]
     monkeypatch.setattr(cli, "STEPS", 3000)
-    cli.main(["--scaling", "--losses", "2", "5", "8", "--values", "1e3", "2e3", *common])
-    third = results.read(file)
-    assert third["times"] == second["times"]
-    assert {(row["losses"], row["values"]) for row in third["scaling"]} == {
-        (2, 3000), (5, 3000), (8, 3000), (5, 1000), (5, 2000)
-    }  # fmt: skip
-    assert report.page(third) in capsys.readouterr().out
-    names = {"times.png", "profile.png", "scaling.png"}
+    monkeypatch.setattr(memory, "_elsewhere", lambda cell: (len(cell["stepper"]) * 1000, 79))
+    file = tmp_path / "record.json"
+    run(file, "--losses", "2", "5")
+    record = run(file, "--scaling", "--losses", "2", "5", "8", "--values", "1e3", "2e3")
+    assert len(record["times"]) == len(record["memory"]) == 2 * 2 * len(EVERYONE)
+    assert [(row["losses"], row["values"]) for row in record["scaling"]] == [
+        *((2, 3000), (5, 3000), (8, 3000), (5, 1000), (5, 2000))
+    ]
+    assert report.page(record) in capsys.readouterr().out
+    names = {f"{part}.png" for part in ("times", "memory", "profile", "scaling")}
     assert {path.name for path in tmp_path.iterdir()} == {*names, "record.json"}
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names)
 

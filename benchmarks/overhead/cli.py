@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--values", nargs="+", type=float, default=[1e5, 1e6, 1e7, 1e8], help="n, for scaling; 1e5 1e6 1e7 1e8")
     add("--repeats", type=int, default=15, help="steps to time of each; 15")
     add("--minutes", type=float, default=inf, help="after which nothing more is begun; no limit")
+    add("--apart", action="store_true", help="time each in turns with the reference alone: shorter runs")
     add("--missing", action="store_true", help="measure only what the file lacks")
     add("--new", action="store_true", help="begin the file anew")
     add("--threads", type=int, default=2, help="of the processor; 2")
@@ -62,6 +63,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     plot.draw(record.record, arguments.out.parent)
 
 
+def _runs(steppers: list[str], apart: bool) -> list[list[str]]:
+    """Return who is timed together: all, or each alone. The reference is in every run."""
+    alone = [[stepper] for stepper in steppers if stepper != REFERENCE]
+    return alone if apart and alone else [steppers] if steppers else []
+
+
 def _rows(arguments: argparse.Namespace, record: Record, until: float) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Measure part after part of cell after cell."""
     repeats, device = arguments.repeats, arguments.device
@@ -73,8 +80,8 @@ def _rows(arguments: argparse.Namespace, record: Record, until: float) -> Iterat
     for name, setting, m in product(arguments.models, arguments.settings, arguments.losses):
         cell = {"model": name, "setting": setting, "losses": m}
         steppers = [stepper for stepper in everyone if wanted("times", stepper=stepper, **cell)]
-        if steppers:
-            yield "times", times.measure(name, setting, m, steppers, repeats, device, until)
+        for together in _runs(steppers, arguments.apart):
+            yield "times", times.measure(name, setting, m, together, repeats, device, until)
         if wanted("profile", **cell):
             yield "profile", [profile.measure(name, setting, m, repeats, device, until)]
         for stepper in everyone:

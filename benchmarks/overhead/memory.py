@@ -25,13 +25,18 @@ def measure(name: str, setting: Setting, losses: int, stepper: str, device: str)
         of a process that did not end well, its last words.
     """
     cell = {"device": device, "model": name, "setting": setting, "losses": losses, "stepper": stepper}
+    found = _elsewhere(cell)
+    return cell | ({"failed": found} if isinstance(found, str) else dict(zip(("bytes", "values"), found, strict=True)))
+
+
+def _elsewhere(cell: Record) -> tuple[int, int] | str:
+    """Return what `_peak` finds in a new process, or that process's last words."""
     command = [sys.executable, "-m", "benchmarks.overhead.memory", json.dumps(cell)]
     process = subprocess.run(command, check=False, capture_output=True, text=True)
     if process.returncode:
-        words = process.stderr.splitlines() or [f"the process ended with {process.returncode}"]
-        return {**cell, "failed": words[-1]}
+        return [f"the process ended with {process.returncode}", *process.stderr.splitlines()][-1]
     peak, values = process.stdout.split()[-2:]
-    return {**cell, "bytes": int(peak), "values": int(values)}
+    return int(peak), int(values)
 
 
 def _peak(cell: Record) -> tuple[int, int]:

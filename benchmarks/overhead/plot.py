@@ -83,9 +83,9 @@ def _memory(rows: Sequence[Row]) -> Any:
         found = None if "failed" in row else gradients(row, rows)
         return None if found is None else (found, found, found)
 
-    figure = _steppers(rows, "gradients above m plain passes", point, "linear")
+    figure = _steppers(rows, "gradients above m plain passes (thick: m)", point, "linear")
+    sizes = sorted({row["losses"] for row in rows})
     for axis in figure.axes:
-        sizes = sorted({row["losses"] for row in rows})
         axis.plot(sizes, sizes, color=LIMIT, linewidth=5, alpha=0.3, zorder=0)
     return figure
 

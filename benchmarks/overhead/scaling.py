@@ -45,7 +45,8 @@ def measure(cells: Sequence[tuple[int, int]], repeats: int, device: str, until: 
         second, the median of the run.
     """
     memory = torch.empty(max(m * n for m, n in cells), device=device).normal_()
-    source, target = torch.zeros(COPIED, device=device), torch.empty(COPIED, device=device)
+    # Written to: pages of zeros that nobody has written would all be one page, and that in a cache.
+    source, target = torch.ones(COPIED, device=device), torch.ones(COPIED, device=device)
     taken: dict[tuple[str, int, int], list[float]] = {}
     copies = []
     for turn in range(-1, repeats):  # the first is not counted

@@ -33,7 +33,8 @@ bench: .venv/.bench .venv/.examples   ## the solvers beside others, their stress
 	$(BIN)/python -m benchmarks.rules
 	$(BIN)/python -m benchmarks.noise
 	$(BIN)/python -m benchmarks.pareto
-	$(BIN)/python -m benchmarks.overhead --losses 5
+	$(BIN)/python -m benchmarks.overhead --models mlp convnet transformer --losses 5 --repeats 5 --new
+	$(BIN)/python -m benchmarks.overhead --scaling
 	$(BIN)/python -m benchmarks.enforcement --problems network
 	$(BIN)/python -m benchmarks.enforcement --problems multilingual --steps 20 --seeds 1 --repeats 0
 

@@ -26,6 +26,7 @@ from mgrad.metric import preconditioner
 from mgrad.noise import GramianAverage, HalfBatches, Noise, RowAverage, SmoothRows
 from mgrad.report import Report
 from mgrad.step_report import StepReport
+from mgrad.storage import Storage, opened
 from mgrad.values import quotient, root
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
@@ -67,6 +68,7 @@ class LessForgetting(Optimizer):
         enforce: "gradient" promises the decrease of d alone; "step" corrects what the base makes of it, momentum and
             weight decay included, by the least change under which every loss falls by η·b to first order, η the least
             learning rate of the groups (math.md, 53-54). The rows are kept until then.
+        storage: `Storage(...)` keeps the rows and θ₀ in less memory of the device; None as they are (docs/how-to.md).
         constraints: the names that every step must have, no more and no fewer; None for any.
 
     Raises:
@@ -97,8 +99,8 @@ class LessForgetting(Optimizer):
     """
 
     # What a step gathers; `_reset` empties it, and no copy or checkpoint holds it.
-    _rows: dict[str, dict[Tensor, Tensor]]  # of each constraint, its gradient by parameter
-    _memory: list[dict[Tensor, Tensor]]  # the rows of the step before, each until its place is taken
+    _rows: dict[str, dict[Tensor, Any]]  # of each constraint, its gradient by parameter
+    _memory: list[dict[Tensor, Any]]  # the rows of the step before, each until its place is taken
     _halves: dict[str, Tensor]  # of each that came in two halves, the inner product of these
     _objective: dict[Tensor, Tensor]  # the gradient of the objective passed to `backward`
     _capturing: str | None  # the constraint whose block is open
@@ -120,6 +122,7 @@ class LessForgetting(Optimizer):
         solver: Solver = "active_set",
         metric: Metric = "euclidean",
         enforce: Enforce = "gradient",
+        storage: Storage | None = None,
         constraints: Iterable[str] | None = None,
     ) -> None:
         """Check the options and remember θ₀."""
@@ -170,6 +173,14 @@ class LessForgetting(Optimizer):
                 f'`LessForgetting(metric={metric!r}, enforce={enforce!r})` must know the learning rate. Found no "lr" '
                 f"in a parameter group of {type(base).__name__}. Give its groups one."
             )
+        if not (storage is None or isinstance(storage, Storage)):
+            raise TypeError(
+                f"`LessForgetting(storage=...)` must be a Storage or None. Found {type(storage).__name__}. Pass "
+                'Storage(rows="bfloat16"), for instance.'
+            )
+        storage = storage or Storage()
+        average = type(noise).__name__ if isinstance(noise, SmoothRows | HalfBatches) else None
+        storage.check_options(average=average, enforce=enforce, metric=metric, solver=solver)
         self.base = base
         self.anchor = anchor
         self.decrease = decrease
@@ -181,6 +192,7 @@ class LessForgetting(Optimizer):
         self.solver: Solver = solver
         self.metric: Metric = metric
         self.enforce: Enforce = enforce
+        self.storage = storage
         self.constraints = None if constraints is None else check_names(constraints)
         self.report: Report | None = None
         self.step_report: StepReport | None = None
@@ -194,7 +206,7 @@ class LessForgetting(Optimizer):
         _check_groups(self.param_groups)
         if self.anchor is not None:
             anchored = _anchored(self.param_groups)
-            self._start |= zip(anchored, self.anchor.start(anchored), strict=True)
+            self._start |= zip(anchored, map(storage.keep_start, self.anchor.start(anchored)), strict=True)
             self._weight |= zip(anchored, self.anchor.weights(anchored), strict=True)
 
     # ------------------------------------------------------------------ what is the base's
@@ -353,7 +365,7 @@ class LessForgetting(Optimizer):
                 f"`{call}` must be opened twice with noise=HalfBatches(), once for each half. Found a third time. Put "
                 "all micro-batches of a half into one block."
             )
-        row = {} if halved else self._rows.get(name, {})
+        row = {} if halved else opened(self._rows.get(name, {}))
         if name not in self._rows and self._memory:
             self._memory.pop(0)  # for the row to come
         self._capturing = name
@@ -374,7 +386,7 @@ class LessForgetting(Optimizer):
             self._halves[name] = along([first.get], row.get, moving, torch.device("cpu"))[0]
             for parameter, block in first.items():
                 row[parameter] = row[parameter].add_(block) if parameter in row else block
-        self._rows[name] = row
+        self._rows[name] = self.storage.kept(row)
 
     def solve(self, losses: Mapping[str, float | Tensor] | None = None) -> Report:
         """Compute the direction from the gradients so far and write it to `.grad`.
@@ -548,7 +560,7 @@ class LessForgetting(Optimizer):
             anchored = _anchored([group])
             if self.anchor is not None and anchored:
                 starts, factors = self.anchor.start(anchored), self.anchor.weights(anchored)
-                self._start |= zip(anchored, starts, strict=True)
+                self._start |= zip(anchored, map(self.storage.keep_start, starts), strict=True)
                 self._weight |= zip(anchored, factors, strict=True)
         except BaseException:
             self.param_groups.pop()
@@ -609,7 +621,8 @@ class LessForgetting(Optimizer):
             if own is None and anchor is not None:
                 group.setdefault("anchor", anchor)  # a bare checkpoint does not know it
         for i, start in starts.items():
-            self._start[places[i]] = start.detach().to(device=places[i].device, dtype=places[i].dtype, copy=True)
+            whole_start = start.detach().to(device=places[i].device, dtype=places[i].dtype, copy=True)
+            self._start[places[i]] = self.storage.keep_start(whole_start)
         means = own.get("noise", {}).get(type(self.noise).__name__) if own else None
         if self._row_average is not None:
             self._row_average = self._row_average.loaded(means, places)
@@ -635,6 +648,7 @@ class LessForgetting(Optimizer):
             "solver",
             "metric",
             "enforce",
+            "storage",
             "constraints",
             "report",
             "step_report",
@@ -658,7 +672,7 @@ class LessForgetting(Optimizer):
         return (
             f"LessForgetting(decrease={self.decrease}, strength={self.strength}, scale={self.scale!r}, "
             f"limit={self.limit:g}, normalise={self.normalise!r}, noise={self.noise}, solver={self.solver!r}, "
-            f"metric={self.metric!r}, enforce={self.enforce!r}\n{base}\n)"
+            f"metric={self.metric!r}, enforce={self.enforce!r}, storage={self.storage}\n{base}\n)"
         )
 
     # ------------------------------------------------------------------ inside
@@ -668,7 +682,7 @@ class LessForgetting(Optimizer):
         # Given back to the system all at once, the memory of rows on a CPU would come back page by page: each is kept
         # until the next row of its place comes. That of the first is `.grad`.
         if rows := list(vars(self).get("_rows", {}).values()):
-            self._memory = [{}, *(row for row in rows[1:] if all(block.is_cpu for block in row.values()))]
+            self._memory = [{}, *(row for row in rows[1:] if all(place.is_cpu for place in row))]
         self._rows = {}
         self._halves = {}
         self._objective = {}

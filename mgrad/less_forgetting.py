@@ -1,13 +1,14 @@
 """`LessForgetting`: an optimizer around an optimizer, which hands it the constrained less-forgetting direction.
 
 In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, direction, anchor,
-decrease, noise, report, values. The only file that knows `torch.optim`, parameter groups and state dicts.
+decrease, noise, report, sketch, storage, values. The only file that knows `torch.optim`, parameter groups and state
+dicts.
 """
 
 import math
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Literal
@@ -18,13 +19,14 @@ from torch.optim import Optimizer
 
 from mgrad.anchor import Anchor, Pull
 from mgrad.decrease import DecreaseRule, KeepPace
-from mgrad.direction import Normalise, Scale, Solver, check_options, solve_direction
+from mgrad.direction import Normalise, Scale, Solved, Solver, check_options, solve_direction
 from mgrad.enforcement import Promise
 from mgrad.jacobian import Block, Row, along, capture, check_dense, combine, gramian, norm, shared_graphs, whole
 from mgrad.losses import Loss, check_loss, check_names, loss_call, loss_values, named_losses
 from mgrad.metric import preconditioner
 from mgrad.noise import GramianAverage, HalfBatches, Noise, RowAverage, SmoothRows
 from mgrad.report import Report
+from mgrad.sketch import Sketch, Twice, Vectors, sketched_gramian, sketching
 from mgrad.step_report import StepReport
 from mgrad.storage import Storage, opened
 from mgrad.values import quotient, root
@@ -193,6 +195,7 @@ class LessForgetting(Optimizer):
         self.metric: Metric = metric
         self.enforce: Enforce = enforce
         self.storage = storage
+        self._sketches = 0  # so many have been drawn
         self.constraints = None if constraints is None else check_names(constraints)
         self.report: Report | None = None
         self.step_report: StepReport | None = None
@@ -258,6 +261,8 @@ class LessForgetting(Optimizer):
 
         Args:
             constraints: scalar losses that are each to fall, by name, or in order (their names are then "0", "1", …).
+                With storage=Storage(rows="sketch") functions without arguments that return them, which are called
+                twice, with the same random numbers, so that one graph at a time is held; of a loss the graph is kept.
                 With noise=HalfBatches() a pair for each, of the two halves of its batch: the loss is their mean.
             objective: a scalar loss added to the anchor's f₀, or a function without arguments that returns it.
 
@@ -274,8 +279,11 @@ class LessForgetting(Optimizer):
                 losses nor gradients are asked whether they are finite: where a gradient is not, the direction is 0,
                 and looking at the report raises.
 
-        Cost: m backward passes (and one for the objective).
+        Cost: m backward passes (and one for the objective); with storage=Storage(rows="sketch") another one for each
+            multiplier above 0.
         """
+        if self.storage.rows == "sketch":
+            return self._backward_twice(constraints, objective)
         losses = named_losses(constraints, parts=2 if isinstance(self.noise, HalfBatches) else 1)
         parts = [(name, part) for name, pair in losses.items() for part in pair]
         everything = [(loss_call(name), part) for name, part in parts]
@@ -324,6 +332,70 @@ class LessForgetting(Optimizer):
             self._objective.clear()
             raise
 
+    def _backward_twice(self, constraints: Any, objective: Any) -> Report:
+        """Do what `backward` does without keeping a gradient: sketch them all, solve, and add them up in `.grad`."""
+        losses = {name: loss for name, (loss,) in named_losses(constraints).items()}
+        self._check_open("opt.backward(...)")
+        for name in losses:
+            self._check_name(loss_call(name), name)
+        if self.constraints is not None and set(losses) != set(self.constraints):
+            missing = [name for name in self.constraints if name not in losses]
+            raise ValueError(
+                f"`opt.backward(constraints)` must hold every one of the constraints {list(self.constraints)}. Found "
+                f"no {missing}. Pass their losses, or leave `constraints` out when wrapping."
+            )
+        names = list(self.constraints or losses)
+        parameters = self._parameters()
+        check_dense("objective_loss.backward()", parameters)
+        devices = list(dict.fromkeys(parameter.device for parameter in parameters))
+        given = [(loss_call(name), losses[name]) for name in names]
+        if objective is not None:
+            given.append((_OBJECTIVE, objective() if callable(objective) else objective))
+        twice = [Twice(call, loss, devices) for call, loss in given]
+        sketch = Sketch(self.storage.sketch, parameters, self._sketches)
+        vectors: list[Vectors] = [{} for _ in range(len(names) + 1)]  # the last is that of g₀
+        reached = set[Tensor]()
+        for loss, vector in zip(twice, vectors, strict=False):
+            found = set[Tensor]()
+
+            def add(parameter: Tensor, gradient: Tensor, vector: Vectors = vector, found: set[Tensor] = found) -> None:
+                found.add(parameter)
+                sketch.add(vector, parameter, gradient)
+
+            with sketching(parameters, add):
+                loss.first()
+            if not found:
+                raise ValueError(
+                    f"`{loss.call}` must find a gradient. Found none: it depends on none of the optimizer's "
+                    "parameters. Check that it comes from this model and that it is not detached."
+                )
+            if not math.isfinite(loss.value):
+                raise ValueError(
+                    f"`{loss.call}` must be finite. Found {loss.value}. Skip this batch, or lower the rate."
+                )
+            reached |= found
+        pull = self._objective_row(reached)
+        for parameter in parameters:
+            if (block := pull(parameter)) is not None:
+                sketch.add(vectors[-1], parameter, block)
+        values = torch.tensor([loss.value for loss in twice[: len(names)]], dtype=torch.float64)
+        solved, _ = self._decide(names, sketched_gramian(vectors), values, None)
+        outside = [parameter.grad for parameter in parameters]
+        try:
+            for parameter, block in zip(parameters, combine([pull], [solved.pull], parameters, keep=True), strict=True):
+                parameter.grad = torch.zeros_like(parameter) if block is None and parameter in reached else block
+            for loss, factor in zip(twice, [*solved.multipliers, solved.pull], strict=False):
+                if factor:
+                    loss.second(float(factor))
+        except BaseException:
+            for parameter, gradient in zip(parameters, outside, strict=True):
+                parameter.grad = gradient
+            raise
+        self._sketches += 1
+        self._reset()
+        self._solved, self.report = True, solved.report
+        return solved.report
+
     @contextmanager
     def constraint(self, name: str) -> Iterator[None]:
         """Let what is backpropagated inside the block be the gradient of one constraint.
@@ -357,6 +429,11 @@ class LessForgetting(Optimizer):
             ('en', 'de')
         """
         call = f"opt.constraint({name!r})"
+        if self.storage.rows == "sketch":
+            raise RuntimeError(
+                f'`{call}` must keep a gradient. Found Storage(rows="sketch"), which keeps none. Pass functions that '
+                "return the losses to opt.backward(...), or use another storage."
+            )
         self._check_name(call, name)
         self._check_open(call)
         halved = isinstance(self.noise, HalfBatches)
@@ -442,27 +519,7 @@ class LessForgetting(Optimizer):
         known: Any = None if losses is None else loss_values(losses, names, home if self.solver == "device" else None)
         metric = self._metric_row(rows, parameters, home, known)
         products: Any = gramian(rows, parameters, home, metric)
-        estimate, average = products, self._gramian_average
-        if self.solver != "device":
-            if not products.isfinite().all():
-                self._raise_not_finite([*map(loss_call, names), _OBJECTIVE], rows)
-            if average is not None:
-                average = average.then(names, products, self._halves)
-                estimate = average.estimate(names, products[-1, -1])
-            products, estimate, known = products.numpy(), estimate.numpy(), None if known is None else known.numpy()
-        solved = solve_direction(
-            estimate[:-1, :-1],
-            estimate[:-1, -1],
-            root(estimate[-1, -1]),
-            losses=known,
-            names=names,
-            decrease=self.decrease,
-            strength=self.strength,
-            scale=self.scale,
-            limit=self.limit,
-            normalise=self.normalise,
-        )
-        self._gramian_average = average
+        solved, products = self._decide(names, products, known, rows)
         if self._row_average is not None:
             rows[:-1] = [self._row_average.add(name, self._rows[name]) for name in names]
         coefficients, keep = [*solved.multipliers, solved.pull], bool(self._row_average) or self.enforce == "step"
@@ -579,6 +636,8 @@ class LessForgetting(Optimizer):
         state_dict[_KEY] = {"anchor": {i: self._start[p] for i, p in enumerate(places) if p in self._start}}
         if (average := self._row_average or self._gramian_average) is not None:
             state_dict[_KEY]["noise"] = {type(self.noise).__name__: average.state_dict(places)}
+        if self.storage.rows == "sketch":
+            state_dict[_KEY]["sketches"] = self._sketches
         for after in self._optimizer_state_dict_post_hooks.values():
             changed = after(self, state_dict)
             state_dict = state_dict if changed is None else changed
@@ -623,6 +682,7 @@ class LessForgetting(Optimizer):
         for i, start in starts.items():
             whole_start = start.detach().to(device=places[i].device, dtype=places[i].dtype, copy=True)
             self._start[places[i]] = self.storage.keep_start(whole_start)
+        self._sketches = own.get("sketches", 0) if own else self._sketches
         means = own.get("noise", {}).get(type(self.noise).__name__) if own else None
         if self._row_average is not None:
             self._row_average = self._row_average.loaded(means, places)
@@ -649,6 +709,7 @@ class LessForgetting(Optimizer):
             "metric",
             "enforce",
             "storage",
+            "_sketches",
             "constraints",
             "report",
             "step_report",
@@ -720,6 +781,40 @@ class LessForgetting(Optimizer):
             )
         return parameters[0].device
 
+    def _decide(
+        self, names: Sequence[str], products: Any, known: Any, rows: Sequence[Row] | None
+    ) -> tuple[Solved, Any]:
+        """Return the answer for the products of the rows and g₀, and these where it is.
+
+        Args:
+            names: of the constraints.
+            products: [m + 1, m + 1].
+            known: the values of the losses, or None.
+            rows: to look for what is not finite; None where they are not kept.
+        """
+        estimate, average = products, self._gramian_average
+        if self.solver != "device":
+            if not products.isfinite().all():
+                self._raise_not_finite([*map(loss_call, names), _OBJECTIVE], products, rows)
+            if average is not None:
+                average = average.then(names, products, self._halves)
+                estimate = average.estimate(names, products[-1, -1])
+            products, estimate, known = products.numpy(), estimate.numpy(), None if known is None else known.numpy()
+        solved = solve_direction(
+            estimate[:-1, :-1],
+            estimate[:-1, -1],
+            root(estimate[-1, -1]),
+            losses=known,
+            names=names,
+            decrease=self.decrease,
+            strength=self.strength,
+            scale=self.scale,
+            limit=self.limit,
+            normalise=self.normalise,
+        )
+        self._gramian_average = average
+        return solved, products
+
     def _metric_row(
         self, rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.device, losses: Tensor | None
     ) -> Row | None:
@@ -777,9 +872,17 @@ class LessForgetting(Optimizer):
         row, average = self._rows[name], self._row_average
         return row.get if average is None else average.row(name, row)
 
-    def _objective_row(self) -> Row:
-        """Return g₀ as a row: the anchor's gradient and what was backpropagated outside of the constraints."""
-        reached = set().union(*self._rows.values(), *(self._row_average.rows.values() if self._row_average else ()))
+    def _objective_row(self, reached: Set[Tensor] = frozenset()) -> Row:
+        """Return g₀ as a row: the anchor's gradient and what was backpropagated outside of the constraints.
+
+        Args:
+            reached: the parameters that constraints without a row have reached.
+
+        Raises:
+            RuntimeError: for an anchored parameter without a start.
+        """
+        means = self._row_average.rows.values() if self._row_average else ()
+        reached = set(reached).union(*self._rows.values(), *means)
         strengths = {}
         for k, group in enumerate(self.param_groups):
             strength = group.get("anchor", 1.0) if self.anchor is not None else 0.0
@@ -834,8 +937,14 @@ class LessForgetting(Optimizer):
                 "Add it to `constraints` when wrapping."
             )
 
-    def _raise_not_finite(self, calls: Sequence[str], rows: Sequence[Row]) -> None:
+    def _raise_not_finite(self, calls: Sequence[str], products: Tensor, rows: Sequence[Row] | None) -> None:
         """Raise with the first loss and parameter whose gradient is not finite."""
+        if rows is None:
+            call = calls[int((~products.diagonal().isfinite()).int().argmax())]
+            raise FloatingPointError(
+                f"the gradient of {call} must be finite. Found NaN or infinity. Parameters and optimizer state are "
+                "untouched: call opt.zero_grad() and skip this batch, or lower the rate."
+            )
         for call, row in zip(calls, rows, strict=True):
             for k, group in enumerate(self.param_groups):
                 labels = group.get("param_names", [f"parameter {i}" for i in range(len(group["params"]))])

@@ -23,11 +23,13 @@ ALLOWED: dict[str, list[str]] = {
         "metric",
         "noise",
         "report",
+        "sketch",
         "step_report",
         "storage",
         "values",
     ],
     "losses.py": [],
+    "sketch.py": ["jacobian", "losses"],
     "storage.py": [],
     "jacobian.py": [],
     "direction.py": ["decrease", "stationarity", "solvers", "report", "values"],
@@ -71,7 +73,13 @@ NO_TORCH = "solvers/*"
 RESERVED: dict[str, list[str]] = {
     "optim": ["less_forgetting.py", "metric.py"],
     "param_groups": ["less_forgetting.py"],
-    "grad": ["less_forgetting.py", "jacobian.py", "enforcement.py", "fisher.py"],  # the last means torch.func.grad
+    "grad": [
+        "less_forgetting.py",
+        "jacobian.py",
+        "sketch.py",
+        "enforcement.py",
+        "fisher.py",
+    ],  # the last means torch.func.grad
 }
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

@@ -4,7 +4,7 @@ In: nothing. Out: a table. May import: tables, mgrad.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 import torch
@@ -33,7 +33,8 @@ def measure(kind: str, rows: int, size: int) -> tuple[float, float, float]:
     J, place = rows_of(kind, rows, size), torch.zeros(1).expand(size)
     functions = [lambda _, g=g: g for g in J]
     copy, seconds = torch.empty_like(J), []
-    for work in (lambda: gramian(functions, [place], HOST), lambda: copy.copy_(J)):
+    works: list[Callable[[], object]] = [lambda: gramian(functions, [place], HOST), lambda: copy.copy_(J)]
+    for work in works:
         work()
         taken = []
         for _ in range(5):

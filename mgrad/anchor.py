@@ -165,13 +165,17 @@ def pull_back(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tenso
 
     Args:
         parameter: a block of θ.
-        start: the same block of θ₀.
+        start: the same block of θ₀; in bfloat16, where the parameter has more digits, it stands for all that is rounded
+            to it: where θ may be one of these, nothing pulls (math.md, 124).
         weight: of F, ≥ 0, times the factor of the group.
 
     Returns:
         A tensor shaped like the parameter.
     """
     block = torch.sub(parameter.detach(), start)
+    if start.dtype is torch.bfloat16 and parameter.dtype is not torch.bfloat16:
+        reach = start.abs().to(block.dtype).mul_(2.0**-8)
+        block.sub_(block.clamp(-reach, reach))
     return block if isinstance(weight, float) and weight == 1.0 else block.mul_(weight)
 
 
@@ -214,7 +218,8 @@ class Pull:
         """Return some of the values, a new tensor."""
         part = slice(start, stop)
         weight = self.weight[part] if isinstance(self.weight, Tensor) else self.weight
-        block = pull_back(self.parameter[part], self.start[part], weight)
+        near = self.start[part].to(self.parameter.device, non_blocking=True)
+        block = pull_back(self.parameter[part], near, weight)
         for loss in self.losses:
             block.add_(loss[part])
         return block

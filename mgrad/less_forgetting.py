@@ -1,13 +1,14 @@
 """`LessForgetting`: an optimizer around an optimizer, which hands it the constrained less-forgetting direction.
 
 In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, direction, anchor,
-decrease, noise, report, scaling, values. The only file that knows `torch.optim`, parameter groups and state dicts.
+decrease, noise, report, scaling, sketch, storage, values. The only file that knows `torch.optim`, parameter groups and
+state dicts.
 """
 
 import math
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from torch.optim import Optimizer
 
 from mgrad.anchor import Anchor, Pull, moved, pull_back
 from mgrad.decrease import DecreaseRule, KeepPace
-from mgrad.direction import Normalise, Scale, Solver, check_options, solve_direction
+from mgrad.direction import Normalise, Scale, Solved, Solver, check_options, solve_direction
 from mgrad.enforcement import Promise
 from mgrad.jacobian import Block, Row, along, capture, check_dense, combine, gramian, norm, shared_graphs, whole
 from mgrad.lagrangian import Lagrangian, returned_losses
@@ -27,7 +28,9 @@ from mgrad.metric import preconditioner
 from mgrad.noise import GramianAverage, HalfBatches, Noise, RowAverage, SmoothRows
 from mgrad.report import Report
 from mgrad.scaling import groups_with
+from mgrad.sketch import Sketch, Twice, Vectors, sketched_gramian, sketching
 from mgrad.step_report import StepReport
+from mgrad.storage import Storage, opened
 from mgrad.values import quotient, root
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
@@ -69,6 +72,7 @@ class LessForgetting(Optimizer):
         enforce: "gradient" promises the decrease of d alone; "step" corrects what the base makes of it, momentum and
             weight decay included, by the least change under which every loss falls by η·b to first order, η the least
             learning rate of the groups (math.md, 53-54). The rows are kept until then.
+        storage: `Storage(...)` keeps the rows and θ₀ in less memory of the device; None as they are (docs/how-to.md).
         constraints: the names that every step must have, no more and no fewer; None for any.
         missing: whether a step may lack some of `constraints`, all but one at most, such as a language without a batch
             this time. They have no part in that step: nothing is required of them.
@@ -101,8 +105,8 @@ class LessForgetting(Optimizer):
     """
 
     # What a step gathers; `_reset` empties it, and no copy or checkpoint holds it.
-    _rows: dict[str, dict[Tensor, Tensor]]  # of each constraint, its gradient by parameter
-    _memory: list[dict[Tensor, Tensor]]  # the rows of the step before, each until its place is taken
+    _rows: dict[str, dict[Tensor, Any]]  # of each constraint, its gradient by parameter
+    _memory: list[dict[Tensor, Any]]  # the rows of the step before, each until its place is taken
     _halves: dict[str, Tensor]  # of each that came in two halves, the signed root of their inner product
     _objective: dict[Tensor, Tensor]  # the gradient of the objective passed to `backward`
     _capturing: str | None  # the constraint whose block is open
@@ -126,6 +130,7 @@ class LessForgetting(Optimizer):
         solver: Solver = "active_set",
         metric: Metric = "euclidean",
         enforce: Enforce = "gradient",
+        storage: Storage | None = None,
         constraints: Iterable[str] | None = None,
         missing: bool = False,
     ) -> None:
@@ -177,6 +182,14 @@ class LessForgetting(Optimizer):
                 f'`LessForgetting(metric={metric!r}, enforce={enforce!r})` must know the learning rate. Found no "lr" '
                 f"in a parameter group of {type(base).__name__}. Give its groups one."
             )
+        if not (storage is None or isinstance(storage, Storage)):
+            raise TypeError(
+                f"`LessForgetting(storage=...)` must be a Storage or None. Found {type(storage).__name__}. Pass "
+                'Storage(rows="bfloat16"), for instance.'
+            )
+        storage = storage or Storage()
+        average = type(noise).__name__ if isinstance(noise, SmoothRows | HalfBatches) else None
+        storage.check_options(average=average, enforce=enforce, metric=metric, solver=solver)
         self.base = base
         self.anchor = anchor
         self.decrease = decrease
@@ -188,6 +201,8 @@ class LessForgetting(Optimizer):
         self.solver: Solver = solver
         self.metric: Metric = metric
         self.enforce: Enforce = enforce
+        self.storage = storage
+        self._sketches = 0  # so many have been drawn
         self.constraints = None if constraints is None else check_names(constraints)
         if missing and self.constraints is None:
             raise ValueError(
@@ -207,7 +222,7 @@ class LessForgetting(Optimizer):
         _check_groups(self.param_groups)
         if self.anchor is not None:
             anchored = _anchored(self.param_groups)
-            self._start |= zip(anchored, self.anchor.start(anchored), strict=True)
+            self._start |= zip(anchored, map(storage.keep_start, self.anchor.start(anchored)), strict=True)
             self._weight |= zip(anchored, self.anchor.weights(anchored), strict=True)
 
     # ------------------------------------------------------------------ what is the base's
@@ -217,7 +232,11 @@ class LessForgetting(Optimizer):
         """The base's parameter groups; while gradients wait for the solve, these too, for a `GradScaler` to unscale."""
         if not self._rows:
             return self.base.param_groups
-        waiting = [*(block for row in self._rows.values() for block in row.values()), *self._halves.values()]
+        blocks = [block for row in self._rows.values() for block in row.values()]
+        waiting = [
+            *(block if isinstance(block, Tensor) else block.arrived() for block in blocks),
+            *self._halves.values(),
+        ]
         return groups_with(self.base.param_groups, waiting, lambda: setattr(self, "_seen", True))
 
     @param_groups.setter
@@ -262,6 +281,8 @@ class LessForgetting(Optimizer):
 
         Args:
             constraints: scalar losses that are each to fall, by name, or in order (their names are then "0", "1", …).
+                With storage=Storage(rows="sketch") functions without arguments that return them, which are called
+                twice, with the same random numbers, so that one graph at a time is held; of a loss the graph is kept.
                 With noise=HalfBatches() a pair for each, of the two halves of its batch: the loss is their mean.
             objective: a scalar loss added to the anchor's f₀, or a function without arguments that returns it.
 
@@ -278,8 +299,11 @@ class LessForgetting(Optimizer):
                 losses nor gradients are asked whether they are finite: where a gradient is not, the direction is 0,
                 and looking at the report raises.
 
-        Cost: m backward passes (and one for the objective).
+        Cost: m backward passes (and one for the objective); with storage=Storage(rows="sketch") another one for each
+            multiplier above 0.
         """
+        if self.storage.rows == "sketch":
+            return self._backward_twice(constraints, objective)
         losses = named_losses(constraints, parts=2 if isinstance(self.noise, HalfBatches) else 1)
         parts = [(name, part) for name, pair in losses.items() for part in pair]
         everything = [(loss_call(name), part) for name, part in parts]
@@ -329,6 +353,70 @@ class LessForgetting(Optimizer):
             self._objective.clear()
             raise
 
+    def _backward_twice(self, constraints: Any, objective: Any) -> Report:
+        """Do what `backward` does without keeping a gradient: sketch them all, solve, and add them up in `.grad`."""
+        losses = {name: loss for name, (loss,) in named_losses(constraints).items()}
+        self._check_open("opt.backward(...)")
+        for name in losses:
+            self._check_name(loss_call(name), name)
+        if self.constraints is not None and set(losses) != set(self.constraints):
+            missing = [name for name in self.constraints if name not in losses]
+            raise ValueError(
+                f"`opt.backward(constraints)` must hold every one of the constraints {list(self.constraints)}. Found "
+                f"no {missing}. Pass their losses, or leave `constraints` out when wrapping."
+            )
+        names = list(self.constraints or losses)
+        parameters = self._parameters()
+        check_dense("objective_loss.backward()", parameters)
+        devices = list(dict.fromkeys(parameter.device for parameter in parameters))
+        given = [(loss_call(name), losses[name]) for name in names]
+        if objective is not None:
+            given.append((_OBJECTIVE, objective() if callable(objective) else objective))
+        twice = [Twice(call, loss, devices) for call, loss in given]
+        sketch = Sketch(self.storage.sketch, parameters, self._sketches)
+        vectors: list[Vectors] = [{} for _ in range(len(names) + 1)]  # the last is that of g₀
+        reached = set[Tensor]()
+        for loss, vector in zip(twice, vectors, strict=False):
+            found = set[Tensor]()
+
+            def add(parameter: Tensor, gradient: Tensor, vector: Vectors = vector, found: set[Tensor] = found) -> None:
+                found.add(parameter)
+                sketch.add(vector, parameter, gradient)
+
+            with sketching(parameters, add):
+                loss.first()
+            if not found:
+                raise ValueError(
+                    f"`{loss.call}` must find a gradient. Found none: it depends on none of the optimizer's "
+                    "parameters. Check that it comes from this model and that it is not detached."
+                )
+            if not math.isfinite(loss.value):
+                raise ValueError(
+                    f"`{loss.call}` must be finite. Found {loss.value}. Skip this batch, or lower the rate."
+                )
+            reached |= found
+        pull = self._objective_row(reached)
+        for parameter in parameters:
+            if (block := pull(parameter)) is not None:
+                sketch.add(vectors[-1], parameter, block)
+        values = torch.tensor([loss.value for loss in twice[: len(names)]], dtype=torch.float64)
+        solved, _ = self._decide(names, sketched_gramian(vectors), values, None)
+        outside = [parameter.grad for parameter in parameters]
+        try:
+            for parameter, block in zip(parameters, combine([pull], [solved.pull], parameters, keep=True), strict=True):
+                parameter.grad = torch.zeros_like(parameter) if block is None and parameter in reached else block
+            for loss, factor in zip(twice, [*solved.multipliers, solved.pull], strict=False):
+                if factor:
+                    loss.second(float(factor))
+        except BaseException:
+            for parameter, gradient in zip(parameters, outside, strict=True):
+                parameter.grad = gradient
+            raise
+        self._sketches += 1
+        self._reset()
+        self._solved, self.report = True, solved.report
+        return solved.report
+
     @contextmanager
     def constraint(self, name: str) -> Iterator[None]:
         """Let what is backpropagated inside the block be the gradient of one constraint.
@@ -362,6 +450,11 @@ class LessForgetting(Optimizer):
             ('en', 'de')
         """
         call = f"opt.constraint({name!r})"
+        if self.storage.rows == "sketch":
+            raise RuntimeError(
+                f'`{call}` must keep a gradient. Found Storage(rows="sketch"), which keeps none. Pass functions that '
+                "return the losses to opt.backward(...), or use another storage."
+            )
         self._check_name(call, name)
         self._check_open(call)
         self._drop_overflow()
@@ -371,7 +464,7 @@ class LessForgetting(Optimizer):
                 f"`{call}` must be opened twice with noise=HalfBatches(), once for each half. Found a third time. Put "
                 "all micro-batches of a half into one block."
             )
-        row = {} if halved else self._rows.get(name, {})
+        row = {} if halved else opened(self._rows.get(name, {}))
         if name not in self._rows and self._memory:
             self._memory.pop(0)  # for the row to come
         self._capturing = name
@@ -393,7 +486,7 @@ class LessForgetting(Optimizer):
             self._halves[name] = product.sign() * product.abs().sqrt()  # in the unit of a gradient, which may be scaled
             for parameter, block in first.items():
                 row[parameter] = row[parameter].add_(block) if parameter in row else block
-        self._rows[name] = row
+        self._rows[name] = self.storage.kept(row)
 
     def solve(self, losses: Mapping[str, float | Tensor] | None = None) -> Report:
         """Compute the direction from the gradients so far and write it to `.grad`.
@@ -449,28 +542,7 @@ class LessForgetting(Optimizer):
         known: Any = None if losses is None else loss_values(losses, names, home if self.solver == "device" else None)
         metric = self._metric_row(rows, parameters, home, known)
         products: Any = gramian(rows, parameters, home, metric)
-        estimate, average = products, self._gramian_average
-        if self.solver != "device":
-            if not products.isfinite().all():
-                self._raise_not_finite([*map(loss_call, names), _OBJECTIVE], rows)
-            if average is not None:
-                average = average.then(names, products, {name: h * h.abs() for name, h in self._halves.items()})
-                estimate = average.estimate(names, products[-1, -1])
-            products, estimate, known = products.numpy(), estimate.numpy(), None if known is None else known.numpy()
-        solved = solve_direction(
-            estimate[:-1, :-1],
-            estimate[:-1, -1],
-            root(estimate[-1, -1]),
-            losses=known,
-            names=names,
-            decrease=self.decrease,
-            strength=self.strength,
-            scale=self.scale,
-            limit=self.limit,
-            normalise=self.normalise,
-            declared=self.constraints,
-        )
-        self._gramian_average = average
+        solved, products = self._decide(names, products, known, rows)
         if self._row_average is not None:
             rows[:-1] = [self._row_average.add(name, self._rows[name]) for name in names]
         coefficients, keep = [*solved.multipliers, solved.pull], bool(self._row_average) or self.enforce == "step"
@@ -608,7 +680,7 @@ class LessForgetting(Optimizer):
             anchored = _anchored([group])
             if self.anchor is not None and anchored:
                 starts, factors = self.anchor.start(anchored), self.anchor.weights(anchored)
-                self._start |= zip(anchored, starts, strict=True)
+                self._start |= zip(anchored, map(self.storage.keep_start, starts), strict=True)
                 self._weight |= zip(anchored, factors, strict=True)
         except BaseException:
             self.base.param_groups.pop()
@@ -627,6 +699,8 @@ class LessForgetting(Optimizer):
         state_dict[_KEY] = {"anchor": {i: self._start[p] for i, p in enumerate(places) if p in self._start}}
         if (average := self._row_average or self._gramian_average) is not None:
             state_dict[_KEY]["noise"] = {type(self.noise).__name__: average.state_dict(places)}
+        if self.storage.rows == "sketch":
+            state_dict[_KEY]["sketches"] = self._sketches
         for after in self._optimizer_state_dict_post_hooks.values():
             changed = after(self, state_dict)
             state_dict = state_dict if changed is None else changed
@@ -669,7 +743,9 @@ class LessForgetting(Optimizer):
             if own is None and anchor is not None:
                 group.setdefault("anchor", anchor)  # a bare checkpoint does not know it
         for i, start in starts.items():
-            self._start[places[i]] = start.detach().to(device=places[i].device, dtype=places[i].dtype, copy=True)
+            whole_start = start.detach().to(device=places[i].device, dtype=places[i].dtype, copy=True)
+            self._start[places[i]] = self.storage.keep_start(whole_start)
+        self._sketches = own.get("sketches", 0) if own else self._sketches
         means = own.get("noise", {}).get(type(self.noise).__name__) if own else None
         if self._row_average is not None:
             self._row_average = self._row_average.loaded(means, places)
@@ -695,6 +771,8 @@ class LessForgetting(Optimizer):
             "solver",
             "metric",
             "enforce",
+            "storage",
+            "_sketches",
             "constraints",
             "missing",
             "report",
@@ -719,7 +797,7 @@ class LessForgetting(Optimizer):
         return (
             f"LessForgetting(decrease={self.decrease}, strength={self.strength}, scale={self.scale!r}, "
             f"limit={self.limit:g}, normalise={self.normalise!r}, noise={self.noise}, solver={self.solver!r}, "
-            f"metric={self.metric!r}, enforce={self.enforce!r}\n{base}\n)"
+            f"metric={self.metric!r}, enforce={self.enforce!r}, storage={self.storage}\n{base}\n)"
         )
 
     # ------------------------------------------------------------------ inside
@@ -729,7 +807,7 @@ class LessForgetting(Optimizer):
         # Given back to the system all at once, the memory of rows on a CPU would come back page by page: each is kept
         # until the next row of its place comes. That of the first is `.grad`.
         if rows := list(vars(self).get("_rows", {}).values()):
-            self._memory = [{}, *(row for row in rows[1:] if all(block.is_cpu for block in row.values()))]
+            self._memory = [{}, *(row for row in rows[1:] if all(place.is_cpu for place in row))]
         self._rows = {}
         self._halves = {}
         self._objective = {}
@@ -741,7 +819,10 @@ class LessForgetting(Optimizer):
 
     def _drop_overflow(self) -> None:
         """Forget what a scaler has found to be no step: `model.zero_grad()`, which may follow, does not reach it."""
-        if self._seen and not all(block.isfinite().all() for row in self._rows.values() for block in row.values()):
+        if not self._seen:
+            return
+        blocks = [whole(block) for row in self._rows.values() for block in row.values()]
+        if not all(block is None or block.isfinite().all() for block in blocks):
             self._reset()
 
     def _mark_spent(self) -> None:
@@ -773,6 +854,41 @@ class LessForgetting(Optimizer):
                 f'{", ".join(devices)}. Move the model to one, or use solver="active_set".'
             )
         return parameters[0].device
+
+    def _decide(
+        self, names: Sequence[str], products: Any, known: Any, rows: Sequence[Row] | None
+    ) -> tuple[Solved, Any]:
+        """Return the answer for the products of the rows and g₀, and these where it is.
+
+        Args:
+            names: of the constraints.
+            products: [m + 1, m + 1].
+            known: the values of the losses, or None.
+            rows: to look for what is not finite; None where they are not kept.
+        """
+        estimate, average = products, self._gramian_average
+        if self.solver != "device":
+            if not products.isfinite().all():
+                self._raise_not_finite([*map(loss_call, names), _OBJECTIVE], products, rows)
+            if average is not None:
+                average = average.then(names, products, {name: h * h.abs() for name, h in self._halves.items()})
+                estimate = average.estimate(names, products[-1, -1])
+            products, estimate, known = products.numpy(), estimate.numpy(), None if known is None else known.numpy()
+        solved = solve_direction(
+            estimate[:-1, :-1],
+            estimate[:-1, -1],
+            root(estimate[-1, -1]),
+            losses=known,
+            names=names,
+            decrease=self.decrease,
+            strength=self.strength,
+            scale=self.scale,
+            limit=self.limit,
+            normalise=self.normalise,
+            declared=self.constraints,
+        )
+        self._gramian_average = average
+        return solved, products
 
     def _metric_row(
         self, rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.device, losses: Tensor | None
@@ -831,9 +947,17 @@ class LessForgetting(Optimizer):
         row, average = self._rows[name], self._row_average
         return row.get if average is None else average.row(name, row)
 
-    def _objective_row(self) -> Row:
-        """Return g₀ as a row: the anchor's gradient and what was backpropagated outside of the constraints."""
-        reached = set().union(*self._rows.values(), *(self._row_average.rows.values() if self._row_average else ()))
+    def _objective_row(self, reached: Set[Tensor] = frozenset()) -> Row:
+        """Return g₀ as a row: the anchor's gradient and what was backpropagated outside of the constraints.
+
+        Args:
+            reached: the parameters that constraints without a row have reached.
+
+        Raises:
+            RuntimeError: for an anchored parameter without a start.
+        """
+        means = self._row_average.rows.values() if self._row_average else ()
+        reached = set(reached).union(*self._rows.values(), *means)
         strengths = {}
         for k, group in enumerate(self.base.param_groups):
             strength = group.get("anchor", 1.0) if self.anchor is not None else 0.0
@@ -888,8 +1012,14 @@ class LessForgetting(Optimizer):
                 "Add it to `constraints` when wrapping."
             )
 
-    def _raise_not_finite(self, calls: Sequence[str], rows: Sequence[Row]) -> None:
+    def _raise_not_finite(self, calls: Sequence[str], products: Tensor, rows: Sequence[Row] | None) -> None:
         """Raise with the first loss and parameter whose gradient is not finite."""
+        if rows is None:
+            call = calls[int((~products.diagonal().isfinite()).int().argmax())]
+            raise FloatingPointError(
+                f"the gradient of {call} must be finite. Found NaN or infinity. Parameters and optimizer state are "
+                "untouched: call opt.zero_grad() and skip this batch, or lower the rate."
+            )
         for call, row in zip(calls, rows, strict=True):
             for k, group in enumerate(self.base.param_groups):
                 labels = group.get("param_names", [f"parameter {i}" for i in range(len(group["params"]))])

@@ -4,15 +4,15 @@ In: losses and names as the user wrote them. Out: the same, checked. May import:
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Loss = Tensor | tuple[Tensor, Tensor]
-"""A loss, or one on each half of a batch."""
+Loss = Tensor | tuple[Tensor, Tensor] | Callable[[], Tensor]
+"""A loss, one on each half of a batch, or a function that returns it."""
 
 
 def check_names(constraints: Iterable[str]) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ def check_names(constraints: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def named_losses(constraints: Mapping[str, Loss] | Sequence[Loss], parts: int = 1) -> dict[str, tuple[Tensor, ...]]:
+def named_losses(constraints: Mapping[str, Loss] | Sequence[Loss], parts: int = 1) -> dict[str, tuple[Any, ...]]:
     """Give every loss of `backward` its name.
 
     Args:

@@ -80,12 +80,12 @@ def _once(rows: Tensor, device: str) -> Iterator[tuple[str, float]]:
     # They add up to 1: what is combined again and again neither grows nor vanishes.
     coefficients = [1 / len(rows)] * len(rows)
 
-    def combination() -> None:
-        for parameter in parameters:
-            combine(lookups, coefficients, parameter)
-
     home = torch.device(device)
-    for part, work in (("gramian", lambda: gramian(lookups, parameters, home)), ("combination", combination)):
+    works = (
+        ("gramian", lambda: gramian(lookups, parameters, home)),
+        ("combination", lambda: combine(lookups, coefficients, parameters)),
+    )
+    for part, work in works:
         times = max(1, round(TURN / (1e-9 * rows.numel() + 1e-5)))
         yield part, seconds(lambda work=work, times=times: [work() for _ in range(times)], device) / times  # type: ignore[misc]
 

@@ -197,9 +197,12 @@ class GramianAverage:
         steps, gramian, slopes, noise = self.means[_pairs(self.names, names)]
         surplus = (1 - _left(self.decay, steps.diagonal())) * noise.diagonal().clamp(min=0.0)
         whole = torch.empty(len(names) + 1, len(names) + 1, dtype=torch.float64, device="cpu")
-        whole[:-1, :-1] = _without(gramian, surplus)
+        whole[:-1, :-1] = gramian
         whole[-1, :-1] = whole[:-1, -1] = slopes.diagonal() * root(objective_square)
         whole[-1, -1] = objective_square
+        if (steps != steps[0, 0]).any():  # some have been missing: the means are of different steps
+            whole = _compatible(whole)
+        whole[:-1, :-1] = _without(whole[:-1, :-1], surplus)
         return whole
 
     def state_dict(self, _places: Sequence[Tensor]) -> dict[str, Any]:
@@ -227,6 +230,19 @@ def _newest(decay: float, steps: Any) -> Any:
 def _left(decay: float, steps: Any) -> Any:
     """Return the share of a step's variance that is left in the mean, the sum of the squared weights (math.md, 75)."""
     return (1 - decay) * (1 + decay**steps) / ((1 + decay) * (1 - decay**steps))
+
+
+def _compatible(products: Tensor) -> Tensor:
+    """Return products that some vectors of the same lengths have, with the cosines nearest in kind (math.md, 128)."""
+    lengths = products.diagonal().sqrt()
+    units = lengths[:, None] * lengths
+    values, vectors = torch.linalg.eigh(quotient(products, units))
+    if values[0] >= 0:
+        return products
+    cosines = (vectors * values.clamp(min=0.0)) @ vectors.T
+    scales = cosines.diagonal().sqrt()
+    found: Tensor = quotient(cosines, scales[:, None] * scales) * units
+    return found
 
 
 def _without(gramian: Tensor, surplus: Tensor) -> Tensor:

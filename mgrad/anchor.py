@@ -165,17 +165,14 @@ def pull_back(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tenso
 
     Args:
         parameter: a block of θ.
-        start: the same block of θ₀; in bfloat16, where the parameter has more digits, it stands for all that is rounded
-            to it: where θ may be one of these, nothing pulls (math.md, 124).
+        start: the same block of θ₀, on any device; in bfloat16, where the parameter has more digits, it stands for all
+            that is rounded to it: where θ may be one of these, nothing pulls (math.md, 124).
         weight: of F, ≥ 0, times the factor of the group.
 
     Returns:
         A tensor shaped like the parameter.
     """
-    block = torch.sub(parameter.detach(), start)
-    if start.dtype is torch.bfloat16 and parameter.dtype is not torch.bfloat16:
-        reach = start.abs().to(block.dtype).mul_(2.0**-8)
-        block.sub_(block.clamp(-reach, reach))
+    block = _way(parameter, start)
     return block if isinstance(weight, float) and weight == 1.0 else block.mul_(weight)
 
 
@@ -184,14 +181,23 @@ def moved(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tensor:
 
     Args:
         parameter: a block of θ.
-        start: the same block of θ₀.
-        weight: of F, ≥ 0, times the factor of the group.
+        start: as of `pull_back`; likewise the weight.
+        weight: of F.
 
     Returns:
         A float64 tensor of no dimension.
     """
-    way = torch.sub(parameter.detach(), start).double()
-    return 0.5 * (way.square() * weight).sum()
+    return 0.5 * (_way(parameter, start).double().square() * weight).sum()
+
+
+def _way(parameter: Tensor, start: Tensor) -> Tensor:
+    """Return θ − θ₀, or the way from the nearest of all that θ₀ may have been (math.md, 124), a new tensor."""
+    near = start.to(parameter.device, non_blocking=True)
+    way = torch.sub(parameter.detach(), near)
+    if near.dtype is torch.bfloat16 and parameter.dtype is not torch.bfloat16:
+        reach = near.abs().to(way.dtype).mul_(2.0**-8)
+        way.sub_(way.clamp(-reach, reach))
+    return way
 
 
 class Pull:
@@ -218,8 +224,7 @@ class Pull:
         """Return some of the values, a new tensor."""
         part = slice(start, stop)
         weight = self.weight[part] if isinstance(self.weight, Tensor) else self.weight
-        near = self.start[part].to(self.parameter.device, non_blocking=True)
-        block = pull_back(self.parameter[part], near, weight)
+        block = pull_back(self.parameter[part], self.start[part], weight)
         for loss in self.losses:
             block.add_(loss[part])
         return block

@@ -61,7 +61,7 @@ def capture(parameters: Sequence[Tensor], row: dict[Tensor, Tensor]) -> Iterator
     Raises:
         TypeError: if a gradient is sparse.
 
-    Cost: no memory beyond the row itself.
+    Cost: no memory beyond the row itself; a copy of gradients that share theirs.
     """
     outside = [parameter.grad for parameter in parameters]
     for parameter in parameters:
@@ -69,10 +69,24 @@ def capture(parameters: Sequence[Tensor], row: dict[Tensor, Tensor]) -> Iterator
     try:
         yield
         check_dense("opt.constraint(...)", parameters)
-        row.update({parameter: parameter.grad for parameter in parameters if parameter.grad is not None})
+        row.update(_apart({parameter: parameter.grad for parameter in parameters if parameter.grad is not None}))
     finally:
         for parameter, gradient in zip(parameters, outside, strict=True):
             parameter.grad = gradient
+
+
+def _apart(row: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    """Return a row whose blocks can be written each by itself.
+
+    Where parameters of one size are added as views, autograd leaves them one gradient in one memory.
+    """
+    seen = set[int]()
+    for parameter, block in row.items():
+        place = block.untyped_storage().data_ptr()
+        if place in seen:
+            row[parameter] = block.clone()
+        seen.add(place)
+    return row
 
 
 def check_dense(call: str, parameters: Sequence[Tensor]) -> None:
@@ -361,7 +375,7 @@ class _Batch:
         sums = targets
         kind = torch.promote_types(targets[0].dtype, torch.float32)
         if kind is not targets[0].dtype:
-            sums = [piece.to(targets[0].device, kind) for piece in first]
+            sums = [piece.to(targets[0].device, kind, copy=True) for piece in first]  # a mean's block is of that kind
         elif not self.own:
             torch._foreach_copy_(sums, first)
         scale, *factors = self.coefficients

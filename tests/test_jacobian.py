@@ -28,6 +28,20 @@ def flat(row: Row, parameters: list[Tensor]) -> Tensor:
 
 
 class TestCapture:
+    def test_gradients_in_one_memory_are_set_apart(self) -> None:
+        """As autograd leaves them of parameters that are added as views: one is the other's, or a part of it."""
+        w, u, v = Parameter(torch.ones(2, 3)), Parameter(torch.ones(4)), Parameter(torch.ones(10))
+        factor, row = torch.arange(1.0, 11.0), dict[Tensor, Tensor]()
+        both = torch.cat([w.view(6), u])
+        with capture([w, u, v], row):
+            ((both + v.view(10)) * factor).sum().backward()
+        direction = combine([row.get], [2.0], [w, u, v])
+        assert [d.reshape(-1).tolist() for d in direction if d is not None] == [
+            (2 * factor[:6]).tolist(),
+            (2 * factor[6:]).tolist(),
+            (2 * factor).tolist(),
+        ]
+
     def test_row_is_the_tensor_that_autograd_made(self) -> None:
         made: list[int] = []
 
@@ -312,3 +326,16 @@ class TestSharedGraphs:
     def test_sharing_is_seen_through_any_operation(self, function: Callable[[Tensor], Tensor]) -> None:
         trunk = function(Parameter(torch.ones(2)))
         assert shared_graphs([trunk.sum(), trunk.prod()]) == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_rows_that_are_kept_are_as_before(dtype: torch.dtype, kind: torch.dtype) -> None:
+    """Also of the type in which the sums of a narrower parameter are formed, as averages are."""
+    parameter = torch.zeros(5, dtype=dtype)
+    rows = [{parameter: integers(seed, (5,), kind)} for seed in range(2)]
+    before = [row[parameter].clone() for row in rows]
+    (found,) = combine([row.get for row in rows], [2.0, -3.0], [parameter], keep=True)
+    assert found is not None
+    assert found.tolist() == (2 * before[0] - 3 * before[1]).tolist()
+    assert [row[parameter].tolist() for row in rows] == [block.tolist() for block in before]

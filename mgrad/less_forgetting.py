@@ -111,7 +111,7 @@ class LessForgetting(Optimizer):
     _objective: dict[Tensor, Tensor]  # the gradient of the objective passed to `backward`
     _capturing: str | None  # the constraint whose block is open
     _solved: bool  # `.grad` holds the direction
-    _seen: bool  # what waits for a solve has been shown, and a scaler may have found an overflow
+    _seen: list[Tensor] | None  # the objective's gradients when what waits was shown, perhaps to a scaler, or None
     _lagrangian: Lagrangian | None  # whose gradient that is
     _promise: Promise | None  # of that direction, where the step is to keep it
     _spent: tuple[weakref.ref[Tensor], int] | None = None  # a gradient that the last step has used, and its version
@@ -237,7 +237,7 @@ class LessForgetting(Optimizer):
             *(block if isinstance(block, Tensor) else block.arrived() for block in blocks),
             *self._halves.values(),
         ]
-        return groups_with(self.base.param_groups, waiting, lambda: setattr(self, "_seen", True))
+        return groups_with(self.base.param_groups, waiting, self._note_look)
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
@@ -359,13 +359,13 @@ class LessForgetting(Optimizer):
         self._check_open("opt.backward(...)")
         for name in losses:
             self._check_name(loss_call(name), name)
-        if self.constraints is not None and set(losses) != set(self.constraints):
+        if self.constraints is not None and not self.missing and set(losses) != set(self.constraints):
             missing = [name for name in self.constraints if name not in losses]
             raise ValueError(
                 f"`opt.backward(constraints)` must hold every one of the constraints {list(self.constraints)}. Found "
-                f"no {missing}. Pass their losses, or leave `constraints` out when wrapping."
+                f"no {missing}. Pass their losses, or wrap with missing=True."
             )
-        names = list(self.constraints or losses)
+        names = [name for name in self.constraints or losses if name in losses]
         parameters = self._parameters()
         check_dense("objective_loss.backward()", parameters)
         devices = list(dict.fromkeys(parameter.device for parameter in parameters))
@@ -400,6 +400,7 @@ class LessForgetting(Optimizer):
             if (block := pull(parameter)) is not None:
                 sketch.add(vectors[-1], parameter, block)
         values = torch.tensor([loss.value for loss in twice[: len(names)]], dtype=torch.float64)
+        average = self._gramian_average
         solved, _ = self._decide(names, sketched_gramian(vectors), values, None)
         outside = [parameter.grad for parameter in parameters]
         try:
@@ -411,10 +412,12 @@ class LessForgetting(Optimizer):
         except BaseException:
             for parameter, gradient in zip(parameters, outside, strict=True):
                 parameter.grad = gradient
+            self._gramian_average = average
             raise
         self._sketches += 1
         self._reset()
         self._solved, self.report = True, solved.report
+        self._lagrangian = Lagrangian(dict(zip(names, solved.multipliers, strict=True)), solved.pull)
         return solved.report
 
     @contextmanager
@@ -582,9 +585,9 @@ class LessForgetting(Optimizer):
         multipliers are those of the step's beginning, and what the step lowers is φ = α·f₀ + Σ λᵢfᵢ (math.md, 104).
 
         Args:
-            closure: returns the losses as `backward` takes them, or a pair of these and an objective; they are
-                backpropagated here. Or, as in torch, it calls `zero_grad` and `backward` (or the `constraint` blocks)
-                itself and returns a loss: every evaluation then has multipliers of its own.
+            closure: returns the losses as `backward` takes them, but as tensors, or a pair of these and an objective;
+                they are backpropagated here. Or, as in torch, it calls `zero_grad` and `backward` (or the `constraint`
+                blocks) itself and returns a loss: every evaluation then has multipliers of its own.
 
         Returns:
             What the base's step returns: of the first kind of closure φ at the step's beginning, a tensor.
@@ -635,6 +638,9 @@ class LessForgetting(Optimizer):
                 "them and return a number."
             )
         named = named_losses(losses, parts=2 if isinstance(self.noise, HalfBatches) else 1)
+        for name, pair in named.items():
+            for part in pair:
+                check_loss(loss_call(name), part)  # their values are part of φ: a function is none, sketched or not
         objective = objective() if callable(objective) else objective
         self.zero_grad()
         if held:
@@ -813,15 +819,19 @@ class LessForgetting(Optimizer):
         self._objective = {}
         self._capturing = None
         self._solved = False
-        self._seen = False
+        self._seen = None
         self._lagrangian = None
         self._promise = None
 
+    def _note_look(self) -> None:
+        """Remember what somebody sees who looks at the gradients that wait."""
+        self._seen = [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
+
     def _drop_overflow(self) -> None:
         """Forget what a scaler has found to be no step: `model.zero_grad()`, which may follow, does not reach it."""
-        if not self._seen:
+        if self._seen is None:
             return
-        blocks = [whole(block) for row in self._rows.values() for block in row.values()]
+        blocks = [*self._seen, *(whole(block) for row in self._rows.values() for block in row.values())]
         if not all(block is None or block.isfinite().all() for block in blocks):
             self._reset()
 
@@ -913,13 +923,13 @@ class LessForgetting(Optimizer):
             pairs = zip(rows[:-1], sizes, strict=True)
             blocks = [(b, s) for row, s in pairs if (b := whole(row(parameter))) is not None]
             if not blocks and (alone := whole(rows[-1](parameter))) is not None:
-                blocks = [(alone.view_as(parameter), 1.0)]  # the objective's alone, of which d is a multiple there
+                blocks = [(alone, 1.0)]  # the objective's alone, of which d is a multiple there
             block = None
             if blocks:
                 group, kind = groups[parameter], torch.promote_types(parameter.dtype, torch.float32)
                 square = torch.zeros_like(parameter, dtype=kind)
                 for part, size in blocks:
-                    scaled = part.to(kind)
+                    scaled = part.reshape(parameter.shape).to(kind)  # a block of the host comes in a line
                     if self.normalise is not None:
                         scaled = scaled * quotient(1.0, torch.as_tensor(size, dtype=kind, device=parameter.device))
                     square.addcmul_(scaled, scaled)

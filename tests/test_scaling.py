@@ -185,6 +185,22 @@ def test_after_an_overflow_the_models_own_zero_grad_does_as_well() -> None:
     assert_identical(weights(model), weights(twin))
 
 
+def test_so_it_does_where_the_objective_alone_has_overflowed() -> None:
+    w = Parameter(torch.ones(3))
+    opt = LessForgetting(SGD([w], lr=0.1))
+    scaler = GradScaler("cpu", init_scale=SCALE)
+    for factor in (float("inf"), 1.0):
+        w.grad = None
+        scaler.scale(factor * w[0]).backward()
+        for name, slope in (("en", 1.0), ("de", 2.0)):
+            with opt.constraint(name):
+                scaler.scale(slope * w.sum()).backward()
+        scaler.step(opt)
+        scaler.update()
+    assert opt.report is not None
+    assert opt.report.gramian.tolist() == [[3.0, 6.0], [6.0, 12.0]]
+
+
 def test_a_look_at_the_gradients_between_micro_batches_drops_none() -> None:
     w = Parameter(torch.ones(2))
     opt = LessForgetting(SGD([w]))

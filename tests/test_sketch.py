@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import Parameter
-from torch.optim import SGD
+from torch.optim import LBFGS, SGD
 
-from mgrad import Anchor, LessForgetting, NoIncrease, Status, Storage
+from mgrad import Anchor, LessForgetting, NoIncrease, SmoothGramian, Status, Storage
 from mgrad.sketch import Sketch, Vectors, sketched_gramian
+from tests.training import assert_identical
 
 SPARSE = Storage(rows="sketch", sketch=1 << 16)
 
@@ -177,6 +178,39 @@ def test_objectives_of_all_kinds_are_part_of_the_direction() -> None:
     assert report.pull == 2.0
     expected = 2.0 * torch.tensor([4.0, 6.0]) - float(report.multipliers[0]) * 1e-3
     assert torch.allclose(w.grad, expected)
+
+
+def test_a_step_may_lack_a_constraint() -> None:
+    problem = Problem(SPARSE, constraints=["en", "de", "fr"], missing=True)
+    report = problem.opt.backward({"fr": problem.loss(0), "en": problem.loss(1)})
+    assert report.names == ("en", "fr")
+
+
+def test_a_pass_that_fails_is_no_step_of_a_mean() -> None:
+    w, numbers = Parameter(torch.ones(2)), iter([1, 2])
+    opt = LessForgetting(SGD([w], lr=0.1), storage=SPARSE, noise=SmoothGramian())
+    before = opt.state_dict()
+    with pytest.raises(ValueError, match="returns the same loss"):
+        opt.backward([lambda: w.sum() * next(numbers)])
+    assert_identical(opt.state_dict(), before)
+
+
+def test_a_closure_returns_losses_that_lbfgs_lowers_and_functions_are_refused() -> None:
+    """With one parameter a sketch is exact: the steps are those of rows that are kept."""
+    found = []
+    for storage in (SPARSE, None):
+        w = Parameter(torch.tensor([3.0], dtype=torch.float64))
+        opt = LessForgetting(LBFGS([w], line_search_fn="strong_wolfe", max_iter=5), storage=storage)
+        value = [opt.step(lambda: {"a": (w - 1).square().sum(), "b": (w + 1).pow(4).sum()}) for _ in range(3)]  # noqa: B023
+        found.append([w.detach(), *value])
+    torch.testing.assert_close(*found)
+    before = w.detach().clone()
+    w.grad = torch.ones_like(w)
+    opt = LessForgetting(SGD([w], lr=0.1), storage=SPARSE)
+    with pytest.raises(TypeError, match=r"must be a tensor\. Found function"):
+        opt.step(lambda: [lambda: w.square().sum()])
+    assert w.tolist() == before.tolist()
+    assert w.grad is not None
 
 
 @pytest.mark.parametrize("form", ["constraint", "drawn", "nan", "not finite", "constant", "number"])

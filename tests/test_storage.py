@@ -15,6 +15,7 @@ from mgrad import Anchor, HalfBatches, LessForgetting, SmoothGramian, SmoothRows
 from mgrad.anchor import pull_back
 from mgrad.jacobian import Row, combine, gramian
 from mgrad.storage import OnHost, opened
+from tests.training import assert_identical
 
 U = 2.0**-8  # bfloat16's rounding
 
@@ -200,3 +201,31 @@ def test_blocks_on_the_host_and_rounded_ones_are_read_like_others(size: int) -> 
     assert torch.equal(
         opened(rows[0])[parameters[1]], opened({parameters[1]: OnHost(rows[0][parameters[1]])})[parameters[1]]
     )
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"enforce": "step"}, {"metric": "base"}, {"metric": "base", "enforce": "step"}]
+)
+@pytest.mark.parametrize("scaled", [False, True])
+def test_rows_on_the_host_go_with_every_option_that_reads_them(
+    monkeypatch: pytest.MonkeyPatch, options: Any, scaled: bool
+) -> None:
+    """As they come from a device, in a line, here too; a scaler writes to them where they are."""
+
+    def trained() -> list[Tensor]:
+        torch.manual_seed(0)
+        model, x = nn.Linear(3, 4), torch.randn(5, 3)
+        opt = LessForgetting(AdamW(model.parameters(), lr=0.1), storage=Storage(rows="cpu"), **options)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=scaled)
+        for _ in range(3):
+            opt.zero_grad()
+            for name, target in (("a", 1.0), ("b", 2.0), ("a", 3.0)):
+                with opt.constraint(name):
+                    scaler.scale((model(x) - target).square().mean()).backward()
+            scaler.step(opt)
+            scaler.update()
+        return [p.detach() for p in model.parameters()]
+
+    plain = trained()
+    monkeypatch.setattr("mgrad.storage._kept", lambda block, _: OnHost(block.clone()))
+    assert_identical(trained(), plain)

@@ -93,7 +93,8 @@ def check_loss(call: str, loss: Tensor) -> None:
         ValueError: if it is no scalar, not real, or needs no gradient.
     """
     if not isinstance(loss, Tensor):
-        raise TypeError(f"`{call}` must be a tensor. Found {type(loss).__name__}. Pass the loss, not its value.")
+        advice = "Pass what it returns" if callable(loss) else "Pass the loss, not its value"
+        raise TypeError(f"`{call}` must be a tensor. Found {type(loss).__name__}. {advice}.")
     if loss.numel() != 1:
         raise ValueError(f"`{call}` must be a scalar. Found shape {list(loss.shape)}. Take its mean or sum.")
     if not loss.is_floating_point():

@@ -74,6 +74,9 @@ class Storage:
             2⁻⁸‖gᵢ‖‖d‖ at most (math.md, 123); "cpu" keeps it on the host, in pinned memory, and copies it while the
             next backward pass runs; "sketch" keeps no gradient at all, `sketch` numbers of each instead, and takes a
             second, weighted backward pass (math.md, 125-127): give `opt.backward` functions that return the losses.
+            What a forward pass changes, such as the running means of a BatchNorm, it then changes twice. A GradScaler
+            finds rows in bfloat16 on the host alone: on a GPU torch cannot unscale them, and needs no scaler in
+            bfloat16.
         start: None keeps θ₀ as it is; "bfloat16" rounds it: the objective is then ½ the squared distance from all that
             θ₀ may have been, which is 0 at θ₀, too (math.md, 124); "cpu" keeps it on the host. `opt.start` shows what
             is kept, which is then no teacher for `Distillation`.

@@ -207,7 +207,7 @@ def test_a_closure_returns_losses_that_lbfgs_lowers_and_functions_are_refused() 
     before = w.detach().clone()
     w.grad = torch.ones_like(w)
     opt = LessForgetting(SGD([w], lr=0.1), storage=SPARSE)
-    with pytest.raises(TypeError, match=r"must be a tensor\. Found function"):
+    with pytest.raises(TypeError, match=r"must be a tensor\. Found function\. Pass what it returns"):
         opt.step(lambda: [lambda: w.square().sum()])
     assert w.tolist() == before.tolist()
     assert w.grad is not None

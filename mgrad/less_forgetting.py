@@ -596,7 +596,8 @@ class LessForgetting(Optimizer):
             ValueError: as `backward` and `solve`; if later evaluations have other constraints than the first.
             RuntimeError: as `solve`: there must be something to step on; if losses are returned of which something has
                 been backpropagated before.
-            FloatingPointError: as `solve`; parameters and state are untouched then.
+            FloatingPointError: as `solve`; parameters and state are untouched then. After an error at a later
+                evaluation of losses they are where the base has left them, and there are no gradients.
 
         Cost: of the first evaluation that of `backward`, of each further one a single backward pass.
         """
@@ -609,7 +610,14 @@ class LessForgetting(Optimizer):
             # What has been frozen since the solve still has its part of the direction, and moves.
             parameters = self._promise.parameters if self._promise is not None else self._parameters()
             before, rate = {p: p.detach().clone() for p in parameters}, self._rate()
-        result = self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, begun, held))
+        try:
+            result = (
+                self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, begun, held))
+            )
+        except BaseException:
+            if held:
+                self.zero_grad()  # the gradient of φ is of no step that can go on
+            raise
         if begun:
             promise, share = begun[0]
             self.step_report = promise.keep(before, rate, share)

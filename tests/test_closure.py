@@ -312,6 +312,26 @@ def test_other_losses_at_a_later_evaluation_are_refused() -> None:
         opt.step(lambda: {(name := next(names)): losses(model, 0)[name]})
 
 
+@pytest.mark.parametrize("enforce", ["gradient", "step"])
+def test_an_error_at_a_later_evaluation_leaves_no_gradients(enforce: Any) -> None:
+    """The next step begins as any other, in either form."""
+    w = Parameter(torch.ones(2))
+    opt = LessForgetting(Twice(w), enforce=enforce)
+    calls = iter(range(2))
+
+    def closure() -> list[Tensor]:
+        if next(calls) == 1:
+            raise KeyError("mine")
+        return [w.sum(), w.square().sum()]
+
+    with pytest.raises(KeyError, match="mine"):
+        opt.step(closure)
+    assert w.grad is None
+    assert opt.backward([w.sum()]).gramian.tolist() == [[2.0]]
+    opt.zero_grad()
+    opt.step(lambda: [w.sum(), w.square().sum()])
+
+
 def test_what_is_no_loss_is_refused_before_anything_is_changed() -> None:
     model = new_model()
     opt, before = LessForgetting(LBFGS(model.parameters(), **WOLFE)), weights(model)

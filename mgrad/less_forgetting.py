@@ -399,7 +399,7 @@ class LessForgetting(Optimizer):
         for parameter in parameters:
             if (block := pull(parameter)) is not None:
                 sketch.add(vectors[-1], parameter, block)
-        values = torch.tensor([loss.value for loss in twice[: len(names)]], dtype=torch.float64)
+        values = torch.tensor([loss.value for loss in twice[: len(names)]], dtype=torch.float64, device="cpu")
         average = self._gramian_average
         solved, _ = self._decide(names, sketched_gramian(vectors), values, None)
         outside = [parameter.grad for parameter in parameters]

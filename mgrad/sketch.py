@@ -61,8 +61,9 @@ class Sketch:
         flat = block.detach().reshape(-1) if isinstance(block, Tensor) else block
         length = block.numel()
         pieces = [(start, min(length, start + _PIECE)) for start in range(0, length, _PIECE)]
-        shifts = torch.randint(_PIECE, (len(pieces),), generator=_generator("cpu", self.seed, 2 * index + 2))
-        words = torch.empty(0)
+        host = _generator("cpu", self.seed, 2 * index + 2)
+        shifts = torch.randint(_PIECE, (len(pieces),), generator=host, device="cpu")
+        words = torch.empty(0, device=device)
         for k, ((start, stop), shift) in enumerate(zip(pieces, shifts.tolist(), strict=True)):
             if k % _BITS == 0:
                 words = torch.randint(
@@ -90,7 +91,7 @@ def sketched_gramian(vectors: Sequence[Vectors]) -> Tensor:
     """
     devices = dict.fromkeys(device for vector in vectors for device in vector)
     size = next(len(part) for vector in vectors for part in vector.values())
-    total = torch.zeros(len(vectors), size, dtype=torch.float64)
+    total = torch.zeros(len(vectors), size, dtype=torch.float64, device="cpu")
     for device in devices:
         for row, vector in zip(total, vectors, strict=True):
             if device in vector:

@@ -27,7 +27,7 @@ class OnHost:
         stream.wait_stream(torch.cuda.current_stream(block.device))
         with torch.cuda.stream(stream):
             # torch keeps pinned memory that is free again for the next step.
-            self.values = torch.empty(line.shape, dtype=line.dtype, pin_memory=True)
+            self.values = torch.empty(line.shape, dtype=line.dtype, device="cpu", pin_memory=True)
             self.values.copy_(line, non_blocking=True)
             line.record_stream(stream)
             self.ready = stream.record_event()

@@ -26,6 +26,7 @@ from mgrad import (
     Replay,
     SmoothGramian,
     SmoothRows,
+    Storage,
     Target,
     constrained_direction,
     estimate_fisher,
@@ -72,6 +73,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rows": {"noise": SmoothRows()},
     "gramian": {"noise": SmoothGramian()},
     "halves": {"noise": HalfBatches()},
+    "rounded": {"storage": Storage(rows="bfloat16", start="bfloat16")},
+    "host": {"storage": Storage(rows="cpu", start="cpu")},
+    "sketch": {"storage": Storage(rows="sketch", sketch=64), "noise": SmoothGramian()},
 }
 BASES: dict[str, Any] = {
     "SGD": SGD,

@@ -35,6 +35,8 @@ from mgrad.values import quotient, root
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
 _OBJECTIVE = "opt.backward(..., objective=...)"
+# Shown among the gradients that wait, to tell a scaler from whoever only looks; its square adds nothing to a norm.
+_UNSCALED = 2.0**-66
 
 Metric = Literal["euclidean", "base"]
 Enforce = Literal["gradient", "step"]
@@ -112,6 +114,7 @@ class LessForgetting(Optimizer):
     _capturing: str | None  # the constraint whose block is open
     _solved: bool  # `.grad` holds the direction
     _seen: list[Tensor] | None  # the objective's gradients when what waits was shown, perhaps to a scaler, or None
+    _witness: Tensor | None  # which a scaler changes when it unscales, and nobody else
     _lagrangian: Lagrangian | None  # whose gradient that is
     _promise: Promise | None  # of that direction, where the step is to keep it
     _spent: tuple[weakref.ref[Tensor], int] | None = None  # a gradient that the last step has used, and its version
@@ -237,6 +240,9 @@ class LessForgetting(Optimizer):
             *(block if isinstance(block, Tensor) else block.arrived() for block in blocks),
             *self._halves.values(),
         ]
+        if self._witness is None:
+            self._witness = torch.full((1,), _UNSCALED, dtype=torch.float32, device=waiting[0].device)
+        waiting.append(self._witness)
         return groups_with(self.base.param_groups, waiting, self._note_look)
 
     @param_groups.setter
@@ -369,10 +375,9 @@ class LessForgetting(Optimizer):
         parameters = self._parameters()
         check_dense("objective_loss.backward()", parameters)
         devices = list(dict.fromkeys(parameter.device for parameter in parameters))
-        given = [(loss_call(name), losses[name]) for name in names]
+        twice = [Twice(loss_call(name), losses[name], devices) for name in names]
         if objective is not None:
-            given.append((_OBJECTIVE, objective() if callable(objective) else objective))
-        twice = [Twice(call, loss, devices) for call, loss in given]
+            twice.append(Twice(_OBJECTIVE, objective() if callable(objective) else objective, devices))
         sketch = Sketch(self.storage.sketch, parameters, self._sketches)
         vectors: list[Vectors] = [{} for _ in range(len(names) + 1)]  # the last is that of g₀
         reached = set[Tensor]()
@@ -828,6 +833,7 @@ class LessForgetting(Optimizer):
         self._capturing = None
         self._solved = False
         self._seen = None
+        self._witness = None
         self._lagrangian = None
         self._promise = None
 
@@ -837,7 +843,7 @@ class LessForgetting(Optimizer):
 
     def _drop_overflow(self) -> None:
         """Forget what a scaler has found to be no step: `model.zero_grad()`, which may follow, does not reach it."""
-        if self._seen is None:
+        if self._seen is None or self._witness is None or self._witness.item() == _UNSCALED:
             return
         blocks = [*self._seen, *(whole(block) for row in self._rows.values() for block in row.values())]
         if not all(block is None or block.isfinite().all() for block in blocks):

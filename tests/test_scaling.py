@@ -207,10 +207,22 @@ def test_a_look_at_the_gradients_between_micro_batches_drops_none() -> None:
     for _ in range(2):
         with opt.constraint("en"):
             w.sum().backward()
-        assert [len(group["params"]) for group in opt.param_groups] == [2]
+        assert [len(group["params"]) for group in opt.param_groups] == [3]
     opt.solve()
     assert w.grad is not None
     assert w.grad.tolist() == [2.0, 2.0]
+
+
+def test_a_look_at_what_is_not_finite_without_a_scaler_drops_none() -> None:
+    """It would be a step without a constraint, of which nobody is told."""
+    w = Parameter(torch.ones(2))
+    opt = LessForgetting(SGD([w]))
+    for name, factor in (("en", float("nan")), ("de", 1.0)):
+        with opt.constraint(name):
+            (factor * w.sum()).backward()
+        assert sum(parameter.numel() for group in opt.param_groups for parameter in group["params"]) > 2
+    with pytest.raises(FloatingPointError, match="'en'"):
+        opt.step()
 
 
 @pytest.mark.parametrize("clip", ["between", "hook"])

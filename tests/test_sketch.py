@@ -186,6 +186,16 @@ def test_a_step_may_lack_a_constraint() -> None:
     assert report.names == ("en", "fr")
 
 
+def test_an_objective_is_not_asked_for_where_a_loss_is_none() -> None:
+    """As `Replay` goes on by a batch when it is called."""
+    problem, calls = Problem(SPARSE), list[int]()
+    losses: Any = [1.0]
+    objective: Any = lambda: calls.append(1)  # noqa: E731
+    with pytest.raises(TypeError, match="must be a tensor"):
+        problem.opt.backward(losses, objective)
+    assert not calls
+
+
 def test_a_pass_that_fails_is_no_step_of_a_mean() -> None:
     w, numbers = Parameter(torch.ones(2)), iter([1, 2])
     opt = LessForgetting(SGD([w], lr=0.1), storage=SPARSE, noise=SmoothGramian())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.tables import table
-from mgrad.jacobian import gramian
+from mgrad.jacobian import Row, gramian
 
 HOST = torch.device("cpu")
 
@@ -31,9 +31,9 @@ def rows_of(kind: str, rows: int, size: int) -> Tensor:
 def measure(kind: str, rows: int, size: int) -> tuple[float, float, float]:
     """Return the largest error of G relative to the lengths, and the seconds of G and of a copy of all rows."""
     J, place = rows_of(kind, rows, size), torch.zeros(1).expand(size)
-    functions = [lambda _, g=g: g for g in J]
+    functions: list[Row] = [lambda _, g=g: g for g in J]  # type: ignore[misc]
     copy, seconds = torch.empty_like(J), []
-    works: list[Callable[[], object]] = [lambda: gramian(functions, [place], HOST), lambda: copy.copy_(J)]
+    works: list[Callable[[], Tensor]] = [lambda: gramian(functions, [place], HOST), lambda: copy.copy_(J)]
     for work in works:
         work()
         taken = []

@@ -11,7 +11,7 @@ from torch.amp import GradScaler
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
-from mgrad import HalfBatches, LessForgetting, Status, solve_batch
+from mgrad import HalfBatches, LessForgetting, Status, Storage, solve_batch
 from mgrad.jacobian import Row, gramian
 
 pytestmark = pytest.mark.gpu
@@ -144,3 +144,17 @@ def test_a_stack_is_solved_on_the_gpu_as_on_the_host_without_waiting(domain: Any
     expected = solve_batch(G, q, domain=domain)
     assert found.status.tolist() == expected.status.tolist()
     torch.testing.assert_close(found.multipliers.cpu(), expected.multipliers, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", ["cpu", "bfloat16", "sketch"])
+def test_what_is_kept_elsewhere_gives_the_same_step(rows: Any) -> None:
+    """Integers of few digits: exact in bfloat16, and two values rarely share a place of a sketch."""
+    plain, kept = (Parameter(torch.arange(8.0, device=GPU)) for _ in range(2))
+    for w, storage in ((plain, None), (kept, Storage(rows=rows, start="cpu"))):
+        opt = LessForgetting(SGD([w], lr=0.125), storage=storage)
+        for _ in range(2):
+            opt.zero_grad()
+            opt.backward([w.square().sum() / 4, (w - 3).square().sum() / 4])
+            opt.step()
+    # A sketch of 2¹⁶ numbers is exact unless two of eight values share one.
+    torch.testing.assert_close(kept.detach(), plain.detach(), rtol=2.0**-7, atol=2.0**-7)

@@ -1,6 +1,7 @@
 """How rows and θ₀ are kept: what each mode changes, by how much at most, and what it does not go with."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
+from benchmarks import storage as benchmark
 from mgrad import Anchor, HalfBatches, LessForgetting, SmoothGramian, SmoothRows, Status, Storage
 from mgrad.anchor import pull_back
 from mgrad.jacobian import Row, combine, gramian
@@ -229,3 +231,20 @@ def test_rows_on_the_host_go_with_every_option_that_reads_them(
     plain = trained()
     monkeypatch.setattr("mgrad.storage._kept", lambda block, _: OnHost(block.clone()))
     assert_identical(trained(), plain)
+
+
+def test_the_table_of_the_docs_is_that_of_the_formula() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "how-to.md").read_text(encoding="utf-8")
+    assert benchmark.fits() in text
+    for n in benchmark.SIZES:
+        for m in benchmark.LOSSES:
+            sizes = [benchmark.needed(n, m, storage) for storage in benchmark.MODES.values()]
+            assert sizes == sorted(sizes, reverse=True)  # each mode saves over the one before
+            assert sizes[0] == pytest.approx((12 + 4 * (m + 1)) * n / 1e9)
+
+
+def test_the_benchmark_measures_what_it_says() -> None:
+    found = {mode: benchmark.measure("tiny", mode, 2) for mode in ("None", "bfloat16", "sketch")}
+    for mode, error in (("None", 1e-6), ("bfloat16", 2 * U + U**2), ("sketch", 0.3)):
+        assert found[mode]["gramian"] <= error
+        assert found[mode]["short"] <= error

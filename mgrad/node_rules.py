@@ -48,7 +48,7 @@ class Part(NamedTuple):
         repeats = tensor.shape[dim] // self.total
         if not inner or repeats == 1:
             return tensor.narrow(dim, self.start * repeats, (self.stop - self.start) * repeats)
-        apart = tensor.unflatten(dim, (repeats, self.total))
+        apart: Tensor = tensor.unflatten(dim, (repeats, self.total))
         return apart.narrow(dim + 1, self.start, self.stop - self.start).flatten(dim, dim + 1)
 
     def alone(self, tensor: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Rule(NamedTuple):
 def weight_gradients(
     node: Node, outputs: Sequence[Tensor | None], parts: Sequence[Part], wanted: Sequence[int], *, known: bool
 ) -> list[Tensor | None]:
-    """Return what some examples contribute to the gradients of some of a node's inputs (math.md, 97).
+    """Return what some examples contribute to the gradients of some of a node's inputs (math.md, 106).
 
     Args:
         node: that has not been freed.

@@ -5,8 +5,8 @@ optimizer.
 
 A backward pass of the sum of the losses leaves, at the output of every layer, the gradients of all of them: each in the
 places of its own examples, if no layer mixes examples. There the gradient of the layer's weights, a sum over places, is
-split (math.md, 96-98). The graph that autograd has recorded names every use of a parameter, so that none is missed, in
-a module or out of it. Where the examples lie is not assumed: m separate passes over the same graph, whose rows are
+split (math.md, 104-106). The graph that autograd has recorded names every use of a parameter, in a module or out of it,
+so that none is missed. Where the examples lie is not assumed: m separate passes over the same graph, whose rows are
 right whatever the graph, show it, as places that the other losses' gradients do not reach.
 """
 
@@ -91,7 +91,7 @@ class OnePass:
         parameters: Sequence[Tensor],
         later: Tensor | None = None,
     ) -> list[dict[Tensor, Tensor]]:
-        """Compute the gradients of all losses (math.md, 96-98).
+        """Compute the gradients of all losses (math.md, 104-106).
 
         Equal to one `torch.autograd.backward` for each loss, up to rounding: of sums over examples in another order.
 
@@ -173,13 +173,15 @@ class _Known:
         self.reached: dict[Span, int] = {}
         self.hidden = self.warned = False
 
-    def layout(self, place: Span, shape: Sequence[int], total: int, reach: int) -> Layout | None | bool:
+    def layout(self, place: Span, shape: Sequence[int], total: int, reach: int) -> Layout | bool | None:
         """Return where N examples lie in an output of this shape; None: nowhere, False: that is not yet known."""
         if place not in self.layouts:
             return False
         if not self.layouts[place]:
             return None
-        fitting = {layout for layout in self.layouts[place] if layout.dim < len(shape) and not shape[layout.dim] % total}
+        fitting = {
+            layout for layout in self.layouts[place] if layout.dim < len(shape) and not shape[layout.dim] % total
+        }
         fitting = {Layout(dim, inner and shape[dim] != total) for dim, inner in fitting}  # the same for k = 1
         return next(iter(fitting)) if len(fitting) == 1 and self.reached[place] == reach else False
 
@@ -228,6 +230,10 @@ class _Graph:
         dims = [len(node._input_metadata[0].shape) if node._input_metadata else 0 for node in self.nodes]
         self.key = (tuple(names), tuple(map(tuple, self.children)), tuple(dims), tuple(self.roots))
 
+    def at(self, k: int, places: Sequence[int]) -> list[Span]:
+        """Return the children of an operation at places where there are some."""
+        return [child for place in places if (child := self.children[k][place]) is not None]
+
     def holds(self, loss: Tensor) -> bool:
         """Tell whether a loss needs an operation of this graph."""
         inside = {node for node in self.nodes if node.name() != _LEAF}
@@ -260,9 +266,9 @@ def _check_mixing(graph: _Graph) -> None:
             # Instance norm is a batch norm of one example, whose channels are all examples' channels.
             if getattr(node, "_saved_training", True) and (inputs is None or inputs.shape[0] != 1):
                 raise ValueError(
-                    f"`opt.backward(..., examples=...)` must find examples that do not depend on each other. Found batch "
-                    f"norm in training mode ({name}), which mixes those of several losses. Call .eval() on it, or "
-                    "give each loss a forward pass of its own and leave `examples` out."
+                    f"`opt.backward(..., examples=...)` must find examples that do not depend on each other. Found "
+                    f"batch norm in training mode ({name}), which mixes those of several losses. Call .eval() on it, "
+                    "or give each loss a forward pass of its own and leave `examples` out."
                 )
 
 
@@ -345,7 +351,9 @@ class _Plan:
     def _describe(self, k: int) -> str:
         """Say where examples are not apart."""
         shape = [*self.graph.nodes[k]._input_metadata[0].shape]
-        return f"that the output of {self.graph.names[k]}, of shape {shape}, does not have the {self.total} examples apart"
+        return (
+            f"that the output of {self.graph.names[k]}, of shape {shape}, does not have the {self.total} examples apart"
+        )
 
     def _opaque(self, k: int) -> str:
         """Say why nothing can be taken at an operation, "" if it can."""
@@ -442,16 +450,16 @@ def _one_pass(
         for i in _bits(graph.reach[k]):
             parts = [Part(layout, *spans[i], plan.total) for layout in layouts]
             found = weight_gradients(nodes[k], outputs, parts, wanted, known=k in plan.known)
-            for place, gradient in zip(wanted, found, strict=True):
+            for child, gradient in zip(graph.at(k, wanted), found, strict=True):
                 if gradient is not None:
-                    sums.add(i, graph.children[k][place], _apart(gradient, outputs))
+                    sums.add(i, child, _apart(gradient, outputs))
 
     # Gradients that are asked for make the pass go as far as it must: to the sources, at which it ends, as behind them
     # are only weights; and to the weights where an operation's own function computes their gradients.
     asked: dict[Span, None] = {}
     for k, (wanted, _) in plan.taken.items():
         if k not in plan.known:
-            asked |= dict.fromkeys(graph.children[k][place] for place in wanted)
+            asked |= dict.fromkeys(graph.at(k, wanted))
         elif k in plan.sources:
             asked[k, 0] = None
     # Expressions that the pass runs on its way to such weights are run again afterwards.

@@ -1,4 +1,4 @@
-"""Rows from one pass are those of separate ones, whatever the module; where they cannot be, that is said, or they are not taken."""
+"""Rows from one pass are those of separate passes, whatever the module; what one pass cannot tell apart is said."""
 
 import copy
 import gc
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, rms_norm
@@ -59,11 +59,11 @@ class Use(nn.Module):
 class Around(nn.Module):
     """A module within a function of x and the module."""
 
-    def __init__(self, function: Callable[[Tensor, Any], Tensor], module: nn.Module) -> None:
+    def __init__(self, function: Callable[[Tensor, Any], Any], module: nn.Module) -> None:
         super().__init__()
         self.function, self.module = function, module
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.function(x, self.module)
 
 
@@ -73,7 +73,7 @@ class Lora(nn.Module):
         self.base = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
         self.a, self.b = nn.Parameter(torch.randn(2, WIDTH)), nn.Parameter(torch.zeros(WIDTH, 2))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.base(x) + linear(linear(x, self.a), self.b)
 
 
@@ -85,23 +85,23 @@ def first_token(x: Tensor, token: Tensor) -> Tensor:
     return torch.cat([token.expand(len(x), 1, WIDTH), x], 1)[:, : x.shape[1]] + x
 
 
-def turned(x: Tensor, module: Any) -> Tensor:
+def turned(x: Tensor, module: Any) -> Any:
     return module(x.mT).mT
 
 
-def time_first(x: Tensor, module: Any) -> Tensor:
+def time_first(x: Tensor, module: Any) -> Any:
     return module(x.transpose(0, 1)).transpose(0, 1)
 
 
-def first(x: Tensor, module: Any) -> Tensor:
+def first(x: Tensor, module: Any) -> Any:
     return module(x)[0]
 
 
-def with_itself(x: Tensor, module: Any) -> Tensor:
+def with_itself(x: Tensor, module: Any) -> Any:
     return module(x, x, x, need_weights=False)[0]
 
 
-def flattened(x: Tensor, module: Any) -> Tensor:
+def flattened(x: Tensor, module: Any) -> Any:
     return module(x.flatten(0, 1)).view_as(x)
 
 
@@ -166,7 +166,7 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(SPLIT[kind]() for kind in kinds)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor) -> Any:
         x = self.words(ids)
         for block in self.blocks:
             x = x + torch.tanh(self.dropout(block(x)))
@@ -204,7 +204,7 @@ def separate(found: Mapping[str, Tensor], trained: nn.Module) -> list[Row]:
 
 
 def assert_equal_rows(actual: list[Row], expected: list[Row], relative: float = 1e-11) -> None:
-    """Sums of at most 10³ products in another order: 10³ ε, of the row, as a block may be what is left of larger terms."""
+    """Sums of at most 10³ products in another order: 10³ ε of the row; a block may be what is left of larger terms."""
     for one, other in zip(actual, expected, strict=True):
         assert set(one) == set(other)
         size = max(float(block.norm()) for block in other.values())
@@ -247,11 +247,12 @@ def test_rows_are_those_of_separate_forward_and_backward_passes(kind: str, taken
     dropout=st.sampled_from([0.0, 0.5]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60)
 def test_rows_of_any_chain_of_modules_are_those_of_separate_passes(
     kinds: list[str], counts: list[int], tokens: int, dropout: float, seed: int
 ) -> None:
     """With dropout: over the same graph, as another forward pass would draw others."""
+    if "instance norm" in kinds:
+        tokens += 1  # it refuses a single place
     if any("over two" in kind or "of tokens" in kind or kind == "positions" for kind in kinds):
         tokens = TOKENS
     trained, known = model(*kinds, seed=seed, dropout=dropout), OnePass()
@@ -265,7 +266,7 @@ def test_rows_of_any_chain_of_modules_are_those_of_separate_passes(
 
 
 def test_batches_of_other_sizes_need_no_look(taken: list[int]) -> None:
-    trained, known = model("encoder", "lstm", "tokens first"), OnePass()
+    trained, known = model("encoder", "tokens first"), OnePass()
     for step, (counts, tokens) in enumerate(
         [((3, 1, 2), 4), ((3, 1, 2), 4), ((1, 1, 5), 7), ((2, 2, 2), 6), ((4, 3, 1), 8), ((1, 2, 1), 3)]
     ):
@@ -280,7 +281,10 @@ def test_batches_of_other_sizes_need_no_look(taken: list[int]) -> None:
 def test_positions_are_not_taken_for_examples(tokens: int, taken: list[int]) -> None:
     """6 examples: of tables with as many entries, or with multiples."""
     counts = {"en": 3, "de": 3}
-    trained, known = nn.Sequential(nn.Embedding(WORDS, WIDTH), Use(positions, (tokens, WIDTH)), nn.Linear(6, 6)), OnePass()
+    trained, known = (
+        nn.Sequential(nn.Embedding(WORDS, WIDTH), Use(positions, (tokens, WIDTH)), nn.Linear(6, 6)),
+        OnePass(),
+    )
     trained.double()
     for step in range(4):
         found = losses(trained(batch(counts, step, tokens)), counts)
@@ -356,6 +360,10 @@ def test_rows_share_no_memory_with_anything(taken: list[int]) -> None:
     assert taken
 
 
+class Token:
+    """Lives as long as the operation that it is given to."""
+
+
 def test_nothing_keeps_the_graph(taken: list[int]) -> None:
     trained, known = model("encoder"), OnePass()
     gc.collect()
@@ -364,12 +372,11 @@ def test_nothing_keeps_the_graph(taken: list[int]) -> None:
         for step in range(3):
             outputs = trained(batch(COUNTS, step))
             found = losses(outputs, COUNTS)
-            gone = weakref.ref(outputs)
-            node = weakref.ref(outputs.grad_fn)
+            token = outputs.grad_fn.metadata["token"] = Token()
+            gone = weakref.ref(token)
             rows(known, found, COUNTS, trained)
-            del outputs, found
+            del outputs, found, token
             assert gone() is None
-            assert node() is None
     finally:
         gc.enable()
     assert taken == [3]
@@ -379,15 +386,13 @@ def test_nothing_keeps_the_graph(taken: list[int]) -> None:
 
 
 def test_the_first_step_and_those_of_powers_of_two_look(taken: list[int]) -> None:
-    trained, known = model("linear"), OnePass()
-    steps = []
+    trained, known, looked = model("linear"), OnePass(), []
     for step in range(1, 18):
+        before = len(taken)
         rows(known, losses(trained(batch(COUNTS, step)), COUNTS), COUNTS, trained)
-        if len(taken) > sum(steps):
-            steps.append(1)
-        else:
-            steps.append(0)
-    assert [step for step, one in enumerate(steps, start=1) if not one] == [1, 2, 4, 8, 16]
+        if len(taken) == before:
+            looked.append(step)
+    assert looked == [1, 2, 4, 8, 16]
 
 
 def test_a_gradient_of_zero_tells_nothing(taken: list[int]) -> None:
@@ -401,15 +406,17 @@ def test_a_gradient_of_zero_tells_nothing(taken: list[int]) -> None:
 
 def test_examples_that_mix_later_are_found_at_the_next_look() -> None:
     gate = [0.0]
-    trained = nn.Sequential(nn.Linear(3, 3), Around(lambda x, _: x + gate[0] * x.mean(0), nn.Identity()), nn.Linear(3, 2))
-    known, counts = OnePass(), {"en": 2, "de": 2}
-    for step in range(1, 8):
-        gate[0] = float(step >= 6)
-        rows(known, losses(trained(torch.randn(4, 3)), counts), counts, trained)
-    found = losses(trained(torch.randn(4, 3)), counts)
-    expected = separate(found, trained)
-    with pytest.warns(UserWarning, match="does not have the 4 examples apart"):
-        assert_equal_rows(rows(known, found, counts, trained), expected, relative=1e-5)
+    mixing = Around(lambda x, _: x + gate[0] * x.mean(0), nn.Identity())
+    trained, known, counts = (
+        nn.Sequential(nn.Linear(3, 3), mixing, nn.Linear(3, 2)).double(),
+        OnePass(),
+        {"en": 2, "de": 2},
+    )
+    for step in range(1, 12):
+        gate[0] = float(step >= 8)
+        found = losses(trained(torch.randn(4, 3, dtype=torch.float64)), counts)
+        expected = separate(found, trained)
+        assert_equal_rows(rows(known, found, counts, trained), expected)
 
 
 # ----------------------------------------------------------------------------------------- where one pass cannot be had
@@ -418,6 +425,12 @@ def test_examples_that_mix_later_are_found_at_the_next_look() -> None:
 def reentrant(x: Tensor, module: Any) -> Tensor:
     result: Tensor = checkpoint(module, x, use_reentrant=True)
     return result
+
+
+def between(x: Tensor, module: Any) -> Any:
+    """Lay the examples out as (2, N, 2) in one dimension, which is none of the layouts that are looked for."""
+    apart = x.unflatten(1, (2, 2)).permute(1, 0, 2, 3)
+    return module(apart.flatten(0, 2)).view(apart.shape).permute(1, 0, 2, 3).flatten(1, 2)
 
 
 class Hidden(torch.autograd.Function):
@@ -437,6 +450,10 @@ class Hidden(torch.autograd.Function):
         return gradient @ ctx.module.weight.T, None
 
 
+def behind(x: Tensor, module: Any) -> Any:
+    return Hidden.apply(x, module)  # type: ignore[no-untyped-call]
+
+
 class Own(torch.autograd.Function):
     """x·w."""
 
@@ -451,62 +468,107 @@ class Own(torch.autograd.Function):
         return gradient * w, (gradient * x).flatten(0, -2).sum(0)
 
 
-NOT_SPLIT: dict[str, Callable[[], nn.Module]] = {
+MIXED: dict[str, Callable[[], nn.Module]] = {
+    "mean beside what is apart": lambda: Around(
+        lambda x, module: module(x) + module(x).mean(0), nn.Linear(WIDTH, WIDTH)
+    ),
     "mean over the batch": lambda: Around(lambda x, module: module(x - x.mean(0)), nn.Linear(WIDTH, WIDTH)),
     "attention across examples": lambda: Around(
         lambda x, module: torch.softmax(module(x.flatten(1)) @ x.flatten(1).T, -1) @ x.flatten(1),
         nn.Linear(TOKENS * WIDTH, TOKENS * WIDTH),
     ),
     "examples in another order": lambda: Around(lambda x, module: module(x).flip(0), nn.Linear(WIDTH, WIDTH)),
-    "checkpointed": lambda: Around(lambda x, module: checkpoint(module, x, use_reentrant=False), nn.Linear(WIDTH, WIDTH)),
+}
+
+NOT_SPLIT: dict[str, Callable[[], nn.Module]] = {
+    "examples between tokens": lambda: Around(between, nn.Linear(WIDTH, WIDTH)),
+    "checkpointed": lambda: Around(
+        lambda x, module: checkpoint(module, x, use_reentrant=False), nn.Linear(WIDTH, WIDTH)
+    ),
     "checkpointed, reentrant": lambda: Around(reentrant, nn.Linear(WIDTH, WIDTH)),
     "a function of its own": lambda: Use(Own.apply, (WIDTH,)),
-    "a weight behind the graph": lambda: Around(Hidden.apply, nn.Linear(WIDTH, WIDTH, bias=False)),
+    "a weight behind the graph": lambda: Around(behind, nn.Linear(WIDTH, WIDTH, bias=False)),
 }
+
+
+def warned(take: Callable[[int], None], *, steps: int) -> list[str]:
+    """Return what is warned of."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in range(steps):
+            take(step)
+    return [str(warning.message) for warning in said]
+
+
+def inputs(step: int) -> Tensor:
+    return torch.randn(6, TOKENS, WIDTH, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+
+
+def around(kind: str, modules: dict[str, Callable[[], nn.Module]]) -> nn.Module:
+    """Return the module between two layers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trained = nn.Sequential(nn.Linear(WIDTH, WIDTH), modules[kind](), nn.Flatten(1), nn.LazyLinear(5)).double()
+    trained(inputs(0)[:2])
+    return trained
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_weights_before_a_mixture_have_passes_of_their_own(kind: str, taken: list[int]) -> None:
+    trained, known = around(kind, MIXED), OnePass()
+    for step in range(7):
+        found = losses(trained(inputs(step)), COUNTS)
+        expected = separate(found, trained)
+        assert_equal_rows(rows(known, found, COUNTS, trained), expected)
+    assert taken
 
 
 @pytest.mark.parametrize("kind", NOT_SPLIT)
 def test_what_cannot_be_split_is_said_once_and_right(kind: str, taken: list[int]) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        trained = nn.Sequential(nn.Linear(WIDTH, WIDTH), NOT_SPLIT[kind](), nn.Flatten(1), nn.LazyLinear(5)).double()
-    trained(torch.zeros(2, TOKENS, WIDTH, dtype=torch.float64))
-    known = OnePass()
-    with pytest.warns(UserWarning, match=r"must find losses that one pass can tell apart\. Found .*\.") as said:
-        for step in range(5):
-            x = torch.randn(6, TOKENS, WIDTH, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
-            expected = []
-            for name in COUNTS:
-                for parameter in trained.parameters():
-                    parameter.grad = None
-                losses(trained(x), COUNTS)[name].backward()
-                expected.append({p: p.grad for p in trained.parameters() if p.grad is not None})
-            for parameter in trained.parameters():
-                parameter.grad = None
-            assert_equal_rows(rows(known, losses(trained(x), COUNTS), COUNTS, trained), expected)
-    assert len([warning for warning in said if issubclass(warning.category, UserWarning)]) == 1
+    trained, known = around(kind, NOT_SPLIT), OnePass()
+
+    def take(step: int) -> None:
+        expected = []
+        for name in COUNTS:
+            trained.zero_grad()
+            losses(trained(inputs(step)), COUNTS)[name].backward()
+            row: Row = {p: p.grad for p in trained.parameters() if p.grad is not None}
+            expected.append(row)
+        trained.zero_grad()
+        assert_equal_rows(rows(known, losses(trained(inputs(step)), COUNTS), COUNTS, trained), expected)
+
+    (said,) = warned(take, steps=5)
+    assert said.startswith("`opt.backward(..., examples=...)` must find losses that one pass can tell apart. Found ")
     assert taken == []
 
 
-@pytest.mark.parametrize("counts", [{"en": 2, "de": 2, "fr": 2}, {"en": 3, "de": 1, "fr": 1}, {"de": 1, "en": 3, "fr": 2}])
+@pytest.mark.parametrize(
+    "counts", [{"en": 2, "de": 2, "fr": 2}, {"en": 3, "de": 1, "fr": 1}, {"de": 1, "en": 3, "fr": 2}]
+)
 def test_examples_that_are_not_so_are_found(counts: dict[str, int], taken: list[int]) -> None:
     trained, known = model("encoder"), OnePass()
-    with pytest.warns(UserWarning, match="examples apart"):
-        for step in range(4):
-            found = losses(trained(batch(COUNTS, step)), COUNTS)
-            expected = separate(found, trained)
-            assert_equal_rows(rows(known, found, counts, trained), expected)
+
+    def take(step: int) -> None:
+        found = losses(trained(batch(COUNTS, step)), COUNTS)
+        expected = separate(found, trained)
+        assert_equal_rows(rows(known, found, counts, trained), expected)
+
+    (said,) = warned(take, steps=4)
+    assert "examples apart" in said
     assert taken == []
 
 
 def test_hooks_of_parameters_see_every_row(taken: list[int]) -> None:
     trained, known = model("linear"), OnePass()
     trained.words.weight.register_hook(torch.tanh)
-    with pytest.warns(UserWarning, match="Found hooks on parameters"):
-        for step in range(3):
-            found = losses(trained(batch(COUNTS, step)), COUNTS)
-            expected = separate(found, trained)
-            assert_equal_rows(rows(known, found, COUNTS, trained), expected)
+
+    def take(step: int) -> None:
+        found = losses(trained(batch(COUNTS, step)), COUNTS)
+        expected = separate(found, trained)
+        assert_equal_rows(rows(known, found, COUNTS, trained), expected)
+
+    (said,) = warned(take, steps=3)
+    assert "Found hooks on parameters" in said
     assert taken == []
 
 
@@ -517,7 +579,7 @@ def test_a_gradient_that_comes_from_behind_in_a_later_step_is_an_error() -> None
     with pytest.raises(RuntimeError, match="must find every gradient in the graph of the losses"):
         for _ in range(3):
             x = trained[0](torch.randn(4, WIDTH))
-            rows(known, losses(trained[1](Hidden.apply(x, trained[0])), counts), counts, trained)
+            rows(known, losses(trained[1](behind(x, trained[0])), counts), counts, trained)
     assert gradients(trained) == [None, None, None]
 
 
@@ -525,7 +587,7 @@ def test_a_gradient_that_comes_from_behind_in_a_later_step_is_an_error() -> None
 
 
 def started(trained: nn.Module, **options: Any) -> LessForgetting:
-    return LessForgetting(SGD([p for p in trained.parameters() if p.requires_grad], lr=0.1), **options)
+    return LessForgetting(SGD([p for p in trained.parameters() if p.requires_grad], lr=1e-3), **options)
 
 
 def steps(trained: nn.Module, opt: LessForgetting, examples: Any, count: int = 5) -> Iterator[Any]:
@@ -566,8 +628,8 @@ def test_halves_come_in_pairs(taken: list[int]) -> None:
             opt.zero_grad()
             halves = trained(batch({"": 10}, step)).split([2, 3, 1, 4])
             en, de, fr, it = (part.square().mean() for part in halves)
-            examples = {"examples": {"en": (2, 3), "de": (1, 4)}} if together else {}
-            opt.backward({"en": (en, de), "de": (fr, it)}, **examples)
+            examples = {"en": (2, 3), "de": (1, 4)} if together else None
+            opt.backward({"en": (en, de), "de": (fr, it)}, examples=examples)
             opt.step()
         made[together] = weights(trained)
     for actual, expected in zip(made[True], made[False], strict=True):
@@ -583,8 +645,8 @@ def test_an_objective_may_share_the_graph(taken: list[int]) -> None:
         for step in range(5):
             opt.zero_grad()
             outputs = trained(batch(COUNTS, step))
-            examples = {"examples": COUNTS} if together else {}
-            opt.backward(losses(outputs, COUNTS), objective=outputs.abs().mean(), **examples)
+            examples = COUNTS if together else None
+            opt.backward(losses(outputs, COUNTS), objective=outputs.abs().mean(), examples=examples)
             opt.step()
         made[together] = weights(trained)
     for actual, expected in zip(made[True], made[False], strict=True):
@@ -596,7 +658,9 @@ def test_batch_norm_in_training_is_refused_before_anything_is_changed() -> None:
     trained = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
     opt = started(trained)
     outputs, before = trained(torch.randn(6, 3)), copy.deepcopy((trained.state_dict(), opt.state_dict()))
-    with pytest.raises(ValueError, match=r"examples that do not depend on each other\. Found batch norm in training mode"):
+    with pytest.raises(
+        ValueError, match=r"examples that do not depend on each other\. Found batch norm in training mode"
+    ):
         opt.backward(losses(outputs, COUNTS), examples=COUNTS)
     assert_identical((trained.state_dict(), opt.state_dict()), before)
     assert gradients(trained) == [None] * 6
@@ -625,7 +689,11 @@ def test_a_loss_without_parameters_is_an_error_as_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("examples", "error", "message"),
     [
-        ({"en": 3, "de": 3}, ValueError, r"must have a number for each of the losses \['en', 'de', 'fr'\]. Found \['en', 'de'\]"),
+        (
+            {"en": 3, "de": 3},
+            ValueError,
+            r"must have a number for each of the losses \['en', 'de', 'fr'\]. Found \['en', 'de'\]",
+        ),
         ({"en": 3, "de": 1, "es": 2}, ValueError, "Found .*'es'"),
         ([3, 3], ValueError, "must have a number for each"),
         ({"en": 3, "de": 0, "fr": 2}, ValueError, r"1 positive number\(s\) for each loss. Found 0 for 'de'"),

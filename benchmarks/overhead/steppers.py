@@ -65,6 +65,28 @@ def less_forgetting(model: Model) -> Step:
     return step
 
 
+def together(model: Model) -> Step:
+    """Take a less-forgetting step from one pass over all batches together, batch norm in evaluation mode.
+
+    Where the losses share a batch there is nothing to separate: the step is `less_forgetting`'s.
+    """
+    if len(model.heads) > 1:
+        return less_forgetting(model)
+    opt = LessForgetting(AdamW(model.parameters, lr=RATE))
+    everything, m = model.inputs.flatten(0, 1), len(model.inputs)
+    for module in model.shared.modules():
+        module.train("BatchNorm" not in type(module).__name__)
+
+    def step() -> None:
+        opt.zero_grad()
+        logits = model.heads[0](model.shared(everything)).unflatten(0, (m, -1))
+        losses = [torch.nn.functional.cross_entropy(*pair) for pair in zip(logits, model.labels, strict=True)]
+        opt.backward(losses, examples=[len(batch) for batch in model.inputs])
+        opt.step()
+
+    return step
+
+
 def torchjd(aggregator: str, chunk: int | None) -> Stepper:
     """Return TorchJD's steps with one of its aggregators.
 
@@ -110,6 +132,7 @@ STEPPERS: dict[str, Stepper] = {
     REFERENCE: plain,
     "one pass": once,
     "less-forgetting": less_forgetting,
+    "less-forgetting, one pass": together,
     "TorchJD UPGrad": torchjd("UPGrad", None),
     "TorchJD UPGrad, no vmap": torchjd("UPGrad", 1),
     "TorchJD MGDA": torchjd("MGDA", None),

@@ -298,8 +298,9 @@ class LessForgetting(Optimizer):
                     with self.constraint(name):
                         torch.autograd.backward(part, seed, retain_graph=retain)
             else:
-                later = None if objective is None else everything[-1][1]
-                rows = self._one_pass.rows([part for _, part in parts], seeds, spans, self._parameters(), later)
+                later, wait = None if objective is None else everything[-1][1], self.solver != "device"
+                together = [part for _, part in parts]
+                rows = self._one_pass.rows(together, seeds, spans, self._parameters(), later, wait=wait)
                 for (name, _), row in zip(parts, rows, strict=True):
                     with self.constraint(name):
                         for parameter, block in row.items():

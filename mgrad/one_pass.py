@@ -27,6 +27,8 @@ Span = tuple[int, int]
 _LEAF = "torch::autograd::AccumulateGrad"
 # Of a parameter, these are the parameter still: nothing of a batch is in them.
 _VIEWS = {f"{name}Backward0" for name in ("T", "Transpose", "Permute", "View", "UnsafeView", "Unsqueeze", "ToCopy")}
+# What these make of an example may lie anywhere: where it did at a look says nothing of the next step.
+_PICKS = ("Index", "Gather", "MaskedSelect", "MaskedScatter", "Scatter", "Take", "Sort", "Topk")
 _REMEMBERED = 32  # graphs
 
 
@@ -76,7 +78,8 @@ class OnePass:
     """What is known of the graphs of earlier steps: where in them the examples lie.
 
     The first step with a graph takes a pass for each loss and looks on; so do the 2nd, 4th, 8th, … and those before
-    all is known (a gradient that is 0 tells nothing). All others take one pass.
+    all is known (a gradient that is 0 tells nothing). All others take one pass, after looking at the end of the graph
+    alone: that each loss is one of its own examples.
     """
 
     def __init__(self) -> None:
@@ -90,6 +93,8 @@ class OnePass:
         spans: Sequence[Span],
         parameters: Sequence[Tensor],
         later: Tensor | None = None,
+        *,
+        wait: bool = True,
     ) -> list[dict[Tensor, Tensor]]:
         """Compute the gradients of all losses (math.md, 104-106).
 
@@ -101,6 +106,8 @@ class OnePass:
             spans: from `check_examples`, for each loss.
             parameters: of which gradients are taken.
             later: a loss whose own backward pass will follow: what it shares with the others' graphs is not freed.
+            wait: whether a device may be asked for values, at steps that do not look on: if a loss depends on others'
+                examples there, m passes are taken instead; without asking, all rows are NaN.
 
         Returns:
             For each loss its row: the blocks of the parameters that took part.
@@ -112,7 +119,8 @@ class OnePass:
         Warns:
             UserWarning: at a graph whose losses cannot be separated: m passes are taken, and at each of its steps.
 
-        Cost: one backward pass, the rows, a visit of every operation; of the steps that look on, m backward passes.
+        Cost: one backward pass, the rows, a visit of every operation, and for each loss by itself a pass through what
+            comes after the last weights; of the steps that look on, m backward passes.
         """
         graph = _Graph(losses, parameters)
         _check_mixing(graph)
@@ -123,6 +131,12 @@ class OnePass:
         known.steps += 1
         plan = _Plan(graph, known, max(stop for _, stop in spans))
         looks = not plan.obstacle and (plan.unknown or known.steps & (known.steps - 1) == 0)
+        if not (plan.obstacle or looks):
+            crossed = _crossed(plan, losses, seeds, spans)
+            if not wait:
+                seeds = [seed.masked_fill(crossed.to(seed.device), torch.nan) for seed in seeds]
+            elif crossed:
+                looks = True
         if not (plan.obstacle or looks):
             return _one_pass(plan, losses, seeds, spans, parameters, later is not None and graph.holds(later))
         watch = _Watch(plan, known, spans) if looks else None
@@ -261,15 +275,15 @@ def _visit(starts: Sequence[Node]) -> Iterator[Node]:
 def _check_mixing(graph: _Graph) -> None:
     """Raise for batch norm in training mode on examples of several losses."""
     for name, node, reach in zip(graph.names, graph.nodes, graph.reach, strict=True):
-        if isinstance(name, str) and "BatchNorm" in name and reach & (reach - 1):
-            inputs = getattr(node, "_saved_input", None)
-            # Instance norm is a batch norm of one example, whose channels are all examples' channels.
-            if getattr(node, "_saved_training", True) and (inputs is None or inputs.shape[0] != 1):
-                raise ValueError(
-                    f"`opt.backward(..., examples=...)` must find examples that do not depend on each other. Found "
-                    f"batch norm in training mode ({name}), which mixes those of several losses. Call .eval() on it, "
-                    "or give each loss a forward pass of its own and leave `examples` out."
-                )
+        if not (isinstance(name, str) and "BatchNorm" in name and _several(reach)):
+            continue
+        # Instance norm is a batch norm of one example, whose channels are all examples' channels.
+        if getattr(node, "_saved_training", True) and node._input_metadata[0].shape[0] != 1:
+            raise ValueError(
+                f"`opt.backward(..., examples=...)` must find examples that do not depend on each other. Found batch "
+                f"norm in training mode ({name}), which mixes those of several losses. Call .eval() on it, or give "
+                "each loss a forward pass of its own and leave `examples` out."
+            )
 
 
 class _Plan:
@@ -285,6 +299,8 @@ class _Plan:
         expressions: the others, each before those that it is made of.
         sources: of `taken` those before which nothing is to be taken.
         known: of `taken` those with a rule.
+        entries: outputs by which gradients come from what one loss has for itself, or from before everything that is
+            taken, to what is shared; with their layouts.
         watched: whose outputs tell where examples lie.
         unknown: whether that is not yet known of all.
         obstacle: what is in the way of one pass; "" for nothing.
@@ -296,6 +312,7 @@ class _Plan:
         self.taken: dict[int, tuple[list[int], list[Layout | None]]] = {}
         self.expressions: list[int] = []
         self.sources, self.known = set[int](), set[int]()
+        self.entries: dict[Span, Layout | None] = {}
         self.watched: list[int] = []
         self.unknown, self.obstacle = False, ""
         self.weights = set(graph.leaves.values())
@@ -327,12 +344,32 @@ class _Plan:
         if known.hidden:
             self.obstacle = "a gradient that no operation of the graph accounts for"
         self.obstacle = next(filter(None, map(self._opaque, self.taken)), self.obstacle)
+        self._enter(known, needed)
+
+    def _enter(self, known: _Known, needed: set[int]) -> None:
+        """Find where gradients enter the part of the graph that the losses share, and what there picks by values."""
+        graph, inside = self.graph, {k for k in self.taken if _several(self.graph.reach[k])}
+        activations = needed - self.weights
+        for k in range(len(graph.nodes)):
+            rows = [child for child in graph.children[k] if child and child[0] in activations]
+            if k in inside:
+                inside.update(child for child, _ in rows)
+                if rows and graph.names[k].startswith(_PICKS):
+                    self.obstacle = self.obstacle or f"what is picked by values in the shared part, by {graph.names[k]}"
+                continue
+            for child, output in rows:
+                if child in inside and (child, output) not in self.entries:
+                    layouts = self.taken[child][1] if child in self.taken else self._layouts(child, known)
+                    if layouts:
+                        self.entries[child, output] = layouts[output]
+                    elif layouts is None:
+                        self.obstacle = self.obstacle or self._describe(child)
 
     def _layouts(self, k: int, known: _Known) -> list[Layout | None] | None:
         """Return the layouts of all outputs of an operation: None if it is an expression, [] if that is not known."""
         graph, node = self.graph, self.graph.nodes[k]
         metadata = node._input_metadata
-        if not graph.reach[k] & (graph.reach[k] - 1):
+        if not _several(graph.reach[k]):
             return [None] * len(metadata)
         if graph.names[k] in _VIEWS and len(graph.children[k]) == 1:
             return None
@@ -431,6 +468,20 @@ class _Watch:
                 self.known.reached[place] |= 1 << loss
 
 
+def _crossed(plan: _Plan, losses: Sequence[Tensor], seeds: Sequence[Tensor], spans: Sequence[Span]) -> Tensor:
+    """Tell whether a loss reaches examples of others, where its gradient enters what is shared; [] of truth values."""
+    found = torch.zeros((), dtype=torch.int64, device=losses[0].device)
+    for i, loss in enumerate(losses):
+        entries = {place: layout for place, layout in plan.entries.items() if plan.graph.reach[place[0]] >> i & 1}
+        edges = [GradientEdge(plan.graph.nodes[k], output) for k, output in entries]
+        gradients = torch.autograd.grad(loss, edges, seeds[i], retain_graph=True, allow_unused=True) if edges else ()
+        for layout, gradient in zip(entries.values(), gradients, strict=True):
+            if gradient is not None:
+                own = Part(layout, *spans[i], plan.total).of(gradient)
+                found += (gradient.count_nonzero() - own.count_nonzero()).to(found.device)
+    return found != 0
+
+
 @torch.no_grad()
 def _one_pass(
     plan: _Plan,
@@ -520,6 +571,11 @@ class _Sums:
                 used.add(block.untyped_storage().data_ptr())
                 row[parameter] = block
         return row
+
+
+def _several(reach: int) -> bool:
+    """Tell whether several losses are among those of a bit each."""
+    return reach & (reach - 1) != 0
 
 
 def _bits(number: int) -> Iterator[int]:

@@ -419,6 +419,49 @@ def test_examples_that_mix_later_are_found_at_the_next_look() -> None:
         assert_equal_rows(rows(known, found, counts, trained), expected)
 
 
+def test_other_examples_than_those_of_a_loss_are_found_at_any_step(taken: list[int]) -> None:
+    """The 3rd step looks at the end of the graph alone: at where the losses' own parts begin."""
+    trained, known = model("encoder"), OnePass()
+    for step in range(2):
+        rows(known, losses(trained(batch(COUNTS, step)), COUNTS), COUNTS, trained)
+    found = losses(trained(batch(COUNTS, 2)), {"en": 2, "de": 2, "fr": 2})
+    expected = separate(found, trained)
+    with pytest.warns(UserWarning, match="examples apart"):
+        assert_equal_rows(rows(known, found, COUNTS, trained), expected)
+    assert taken == []
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_order_that_values_decide_is_not_trusted(inside: bool, taken: list[int]) -> None:
+    """In the first steps it is that of the batch. Before the last weights it is refused, behind them it is seen."""
+    trained, known, counts = (
+        nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double(),
+        OnePass(),
+        {"a": 2, "b": 2},
+    )
+    for step in range(6):
+        order = torch.tensor([0, 1, 2, 3] if step < 4 else [2, 0, 3, 1])
+        x = torch.randn(4, 3, dtype=torch.float64)
+        outputs = trained[2](trained[:2](x)[order]) if inside else trained(x)[order]
+        found = losses(outputs, counts)
+        expected = separate(found, trained)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert_equal_rows(rows(known, found, counts, trained), expected)
+    assert taken == ([] if inside else [2])
+
+
+def test_without_waiting_examples_of_others_leave_no_direction() -> None:
+    trained = model("linear").float()
+    opt = started(trained, solver="device")
+    for step, counts in enumerate([COUNTS, COUNTS, {"en": 2, "de": 2, "fr": 2}]):
+        opt.zero_grad()
+        report = opt.backward(losses(trained(batch(COUNTS, step)), counts), examples=COUNTS)
+    assert not any(gradient.any() for gradient in gradients(trained) if gradient is not None)
+    with pytest.raises(FloatingPointError):
+        assert report.stationarity
+
+
 # ----------------------------------------------------------------------------------------- where one pass cannot be had
 
 

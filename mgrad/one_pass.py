@@ -327,7 +327,8 @@ class _Plan:
             if not wanted:
                 continue
             source = len(wanted) == len(inputs)
-            layouts = self._layouts(k, known)
+            view = source and graph.names[k] in _VIEWS and _several(graph.reach[k])
+            layouts = None if view else self._layouts(k, known)
             if layouts is None:
                 self.weights.add(k)
                 self.expressions.insert(0, k)
@@ -343,7 +344,7 @@ class _Plan:
             self.obstacle = "hooks on parameters"
         if known.hidden:
             self.obstacle = "a gradient that no operation of the graph accounts for"
-        self.obstacle = next(filter(None, map(self._opaque, self.taken)), self.obstacle)
+        self.obstacle = next(filter(None, map(self._opaque, [*self.taken, *self.expressions])), self.obstacle)
         self._enter(known, needed)
 
     def _enter(self, known: _Known, needed: set[int]) -> None:
@@ -371,8 +372,6 @@ class _Plan:
         metadata = node._input_metadata
         if not _several(graph.reach[k]):
             return [None] * len(metadata)
-        if graph.names[k] in _VIEWS and len(graph.children[k]) == 1:
-            return None
         self.watched.append(k)
         found = [
             known.layout((k, output), metadata[output].shape, self.total, graph.reach[k]) if used else None
@@ -397,6 +396,8 @@ class _Plan:
         node, name = self.graph.nodes[k], self.graph.names[k]
         if isinstance(node, BackwardCFunction):
             return f"weights inside a function of its own, {name}"
+        if k in self.weights:
+            return ""
         if k in self.known:
             rule = rule_of(node, self.taken[k][1][0], self.taken[k][0])
             assert rule is not None

@@ -315,6 +315,21 @@ def test_heads_and_penalties_of_one_loss_belong_to_it(taken: list[int]) -> None:
     assert taken == [2, 2]
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_losses_may_look_at_what_is_between_the_layers(flat: bool, taken: list[int]) -> None:
+    """One of its inputs is then another operation than a layer, or comes from the losses by two ways."""
+    trained, known, counts = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 2)]).double(), OnePass(), {"en": 2, "de": 3}
+    for _ in range(5):
+        hidden = torch.tanh(trained[0](torch.randn(5, 6, 3, dtype=torch.float64)))
+        seen = hidden.view(30, 4) if flat else hidden
+        outputs = trained[1](seen.tanh())
+        parts = zip(counts, outputs.view(5, 6, 2).split([2, 3]), seen.view(5, 24).split([2, 3]), strict=True)
+        found = {name: part.square().mean() + other.sin().mean() for name, part, other in parts}
+        expected = separate(found, trained)
+        assert_equal_rows(rows(known, found, counts, trained), expected)
+    assert taken == [2, 2]
+
+
 def test_graphs_that_are_not_shared_are_separated_without_a_look(taken: list[int]) -> None:
     trained, known = model("linear"), OnePass()
     for _ in range(3):
@@ -493,6 +508,10 @@ class Hidden(torch.autograd.Function):
         return gradient @ ctx.module.weight.T, None
 
 
+def own(x: Tensor, w: Tensor) -> Any:
+    return Own.apply(x, w)  # type: ignore[no-untyped-call]
+
+
 def behind(x: Tensor, module: Any) -> Any:
     return Hidden.apply(x, module)  # type: ignore[no-untyped-call]
 
@@ -529,7 +548,8 @@ NOT_SPLIT: dict[str, Callable[[], nn.Module]] = {
         lambda x, module: checkpoint(module, x, use_reentrant=False), nn.Linear(WIDTH, WIDTH)
     ),
     "checkpointed, reentrant": lambda: Around(reentrant, nn.Linear(WIDTH, WIDTH)),
-    "a function of its own": lambda: Use(Own.apply, (WIDTH,)),
+    "a function of its own": lambda: Use(own, (WIDTH,)),
+    "a weight from a function of its own": lambda: Use(lambda x, w: linear(x, own(w, w[0])), (WIDTH, WIDTH)),
     "a weight behind the graph": lambda: Around(behind, nn.Linear(WIDTH, WIDTH, bias=False)),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -263,6 +264,31 @@ def test_rows_of_any_chain_of_modules_are_those_of_separate_passes(
         made = rows(known, found, named, trained)
         assert_equal_rows(made, expected)
         move(trained, made)
+
+
+SIZES = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 32}
+SIZES |= {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 16}
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_models_of_transformers_need_no_care(kind: str, taken: list[int]) -> None:
+    """Positions and types that all examples share, masks, dropout, tied words; other lengths at every step."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trained: Any = (
+            transformers.BertForMaskedLM(transformers.BertConfig(**SIZES))
+            if kind == "bert"
+            else transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, tie_word_embeddings=True))
+        )
+    trained.double().train()
+    known = OnePass()
+    for step in range(6):
+        ids, mask = batch(COUNTS, step, 6 + step), torch.ones(6, 6 + step, dtype=torch.long)
+        mask[::2, 4:] = 0
+        found = losses(trained(input_ids=ids, attention_mask=mask).logits, COUNTS)
+        expected = separate(found, trained)
+        assert_equal_rows(rows(known, found, COUNTS, trained), expected)
+    assert taken == [3, 3, 3]
 
 
 def test_batches_of_other_sizes_need_no_look(taken: list[int]) -> None:

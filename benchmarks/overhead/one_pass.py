@@ -98,15 +98,17 @@ def measure(name: str, losses: int, share: int, repeats: int) -> Record:
         for label in COLUMNS
     }
     first = float(np.median(times["one pass"]))
-    return {"model": name, "losses": losses, "share": share, "one pass": first, **ratios}
+    cell = {"model": name, "threads": torch.get_num_threads(), "share": share, "losses": losses}
+    return {**cell, "one pass": first, **ratios}
 
 
 def page(record: Record) -> str:
     """Return what the record says, as Markdown."""
-    header = ["model", "batch of a loss", "m", "one pass, ms", *COLUMNS.values()]
+    header = ["model", "threads", "batch of a loss", "m", "one pass, ms", *COLUMNS.values()]
     rows = [
         [
             row["model"],
+            str(row["threads"]),
             f"1/{row['share']}" if row["share"] > 1 else "whole",
             str(row["losses"]),
             f"{1e3 * row['one pass']:.0f}",

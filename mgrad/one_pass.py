@@ -117,10 +117,10 @@ class OnePass:
             RuntimeError: if a gradient was accumulated behind the graph's back.
 
         Warns:
-            UserWarning: at a graph whose losses cannot be separated: m passes are taken, and at each of its steps.
+            UserWarning: once, at a graph whose losses cannot be separated: all its steps take m passes.
 
         Cost: one backward pass, the rows, a visit of every operation, and for each loss by itself a pass through what
-            comes after the last weights; of the steps that look on, m backward passes.
+            comes after the last weights; of the steps that look on, m backward passes over the whole batch.
         """
         graph = _Graph(losses, parameters)
         _check_mixing(graph)
@@ -163,7 +163,8 @@ class OnePass:
             known.warned = True
             warnings.warn(
                 f"`opt.backward(..., examples=...)` must find losses that one pass can tell apart. Found {obstacle}. "
-                "The gradients are right, and take a pass for each loss: leave `examples` out, or see docs/how-to.md.",
+                "The gradients are right, and take a pass over the whole batch for each loss: a forward pass each, in "
+                "`opt.constraint(name)` blocks, costs less.",
                 stacklevel=3,
             )
         return rows

@@ -252,7 +252,7 @@ class LessForgetting(Optimizer):
             objective: a scalar loss added to the anchor's f₀, or a function without arguments that returns it.
             examples: where the losses come from one forward pass over one batch, how many of its examples are whose, in
                 their order, by name or in the order of the losses: all losses are then backpropagated together, and
-                the rows are the same up to rounding (math.md, 104-106). With noise=HalfBatches() a pair for each.
+                the rows are the same up to rounding (math.md, 130-132). With noise=HalfBatches() a pair for each.
 
         Returns:
             The report of the direction. With solver="device" its figures are fetched when they are looked at.

@@ -86,7 +86,7 @@ class Rule(NamedTuple):
 def weight_gradients(
     node: Node, outputs: Sequence[Tensor | None], parts: Sequence[Part], wanted: Sequence[int], *, known: bool
 ) -> list[Tensor | None]:
-    """Return what some examples contribute to the gradients of some of a node's inputs (math.md, 106).
+    """Return what some examples contribute to the gradients of some of a node's inputs (math.md, 132).
 
     Args:
         node: that has not been freed.

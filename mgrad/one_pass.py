@@ -5,7 +5,7 @@ optimizer.
 
 A backward pass of the sum of the losses leaves, at the output of every layer, the gradients of all of them: each in the
 places of its own examples, if no layer mixes examples. There the gradient of the layer's weights, a sum over places, is
-split (math.md, 104-106). The graph that autograd has recorded names every use of a parameter, in a module or out of it,
+split (math.md, 130-132). The graph that autograd has recorded names every use of a parameter, in a module or out of it,
 so that none is missed. Where the examples lie is not assumed: m separate passes over the same graph, whose rows are
 right whatever the graph, show it, as places that the other losses' gradients do not reach.
 """
@@ -96,7 +96,7 @@ class OnePass:
         *,
         wait: bool = True,
     ) -> list[dict[Tensor, Tensor]]:
-        """Compute the gradients of all losses (math.md, 104-106).
+        """Compute the gradients of all losses (math.md, 130-132).
 
         Equal to one `torch.autograd.backward` for each loss, up to rounding: of sums over examples in another order.
 

@@ -37,6 +37,7 @@ bench: .venv/.bench .venv/.examples   ## the solvers beside others, their stress
 	$(BIN)/python -m benchmarks.overhead --scaling
 	$(BIN)/python -m benchmarks.enforcement --problems network
 	$(BIN)/python -m benchmarks.enforcement --problems multilingual --steps 20 --seeds 1 --repeats 0
+	$(BIN)/python -m benchmarks.overhead.one_pass --threads 1 --losses 5
 
 clean:   ## remove the environment and every cache
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,8 +1,8 @@
 """`LessForgetting`: an optimizer around an optimizer, which hands it the constrained less-forgetting direction.
 
-In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, direction, anchor,
-decrease, noise, report, scaling, sketch, storage, values. The only file that knows `torch.optim`, parameter groups and
-state dicts.
+In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, one_pass, direction,
+anchor, decrease, noise, report, scaling, sketch, storage, values. The only file that knows `torch.optim`, parameter
+groups and state dicts.
 """
 
 import math
@@ -26,6 +26,7 @@ from mgrad.lagrangian import Lagrangian, returned_losses
 from mgrad.losses import Loss, check_loss, check_names, loss_call, loss_values, named_losses
 from mgrad.metric import preconditioner
 from mgrad.noise import GramianAverage, HalfBatches, Noise, RowAverage, SmoothRows
+from mgrad.one_pass import OnePass, check_examples
 from mgrad.report import Report
 from mgrad.scaling import groups_with
 from mgrad.sketch import Sketch, Twice, Vectors, sketched_gramian, sketching
@@ -278,6 +279,8 @@ class LessForgetting(Optimizer):
         self,
         constraints: Mapping[str, Loss] | Sequence[Loss],
         objective: Tensor | Callable[[], Tensor] | None = None,
+        *,
+        examples: Mapping[str, int | Sequence[int]] | Sequence[int | Sequence[int]] | None = None,
     ) -> Report:
         """Backpropagate every loss, compute the direction and write it to `.grad`.
 
@@ -291,26 +294,38 @@ class LessForgetting(Optimizer):
                 twice, with the same random numbers, so that one graph at a time is held; of a loss the graph is kept.
                 With noise=HalfBatches() a pair for each, of the two halves of its batch: the loss is their mean.
             objective: a scalar loss added to the anchor's f₀, or a function without arguments that returns it.
+            examples: where the losses come from one forward pass over one batch, how many of its examples are whose, in
+                their order, by name or in the order of the losses: all losses are then backpropagated together, and
+                the rows are the same up to rounding (math.md, 130-132). With noise=HalfBatches() a pair for each.
 
         Returns:
             The report of the direction. With solver="device" its figures are fetched when they are looked at.
 
         Raises:
-            TypeError: if a loss is not a tensor (with noise=HalfBatches() a pair of them) or a name not a string.
+            TypeError: if a loss is not a tensor (with noise=HalfBatches() a pair of them), a name not a string, or a
+                number of examples no integer.
             ValueError: if there is no constraint, a name is unknown or has gradients already, or a loss is not a real
-                scalar, is not finite, needs no gradient, or depends on none of the parameters.
-            RuntimeError: if `.grad` still holds a direction, or inside a `constraint` block.
+                scalar, is not finite, needs no gradient, or depends on none of the parameters; if `examples` do not
+                fit the losses, or batch norm in training mode mixes them.
+            RuntimeError: if `.grad` still holds a direction, or inside a `constraint` block; with `examples`, if a
+                gradient is accumulated behind the graph's back.
             FloatingPointError: if a gradient is not finite. After any error the gradients of this call are dropped;
                 parameters, optimizer state and what stood in `.grad` are as before. With solver="device" neither
                 losses nor gradients are asked whether they are finite: where a gradient is not, the direction is 0,
                 and looking at the report raises.
 
-        Cost: m backward passes (and one for the objective); with storage=Storage(rows="sketch") another one for each
-            multiplier above 0.
+        Cost: m backward passes (and one for the objective), with `examples` one; with storage=Storage(rows="sketch")
+            another one for each multiplier above 0.
         """
         if self.storage.rows == "sketch":
+            if examples is not None:
+                raise ValueError(
+                    f"`opt.backward(..., examples={examples!r})` must keep the rows that one pass makes. Found "
+                    'Storage(rows="sketch"), which keeps none. Leave `examples` out, or use another storage.'
+                )
             return self._backward_twice(constraints, objective)
         losses = named_losses(constraints, parts=2 if isinstance(self.noise, HalfBatches) else 1)
+        spans = None if examples is None else check_examples(examples, losses)
         parts = [(name, part) for name, pair in losses.items() for part in pair]
         everything = [(loss_call(name), part) for name, part in parts]
         for call, loss in everything:
@@ -328,11 +343,21 @@ class LessForgetting(Optimizer):
             # Called when nothing else can be wrong: `Replay` goes on by a batch.
             everything.append((_OBJECTIVE, objective() if callable(objective) else objective))
             check_loss(*everything[-1])
-        retained = shared_graphs([loss for _, loss in everything])
         try:
-            for (name, part), retain in zip(parts, retained, strict=False):
-                with self.constraint(name):
-                    torch.autograd.backward(part, torch.full_like(part, 1 / len(losses[name])), retain_graph=retain)
+            seeds = [torch.full_like(part, 1 / len(losses[name])) for name, part in parts]
+            if spans is None:
+                retained = shared_graphs([loss for _, loss in everything])
+                for (name, part), seed, retain in zip(parts, seeds, retained, strict=False):
+                    with self.constraint(name):
+                        torch.autograd.backward(part, seed, retain_graph=retain)
+            else:
+                later, wait = None if objective is None else everything[-1][1], self.solver != "device"
+                together = [part for _, part in parts]
+                rows = self._one_pass.rows(together, seeds, spans, self._parameters(), later, wait=wait)
+                for (name, _), row in zip(parts, rows, strict=True):
+                    with self.constraint(name):
+                        for parameter, block in row.items():
+                            parameter.grad = block
             if objective is not None:
                 with capture(self._parameters(), self._objective):
                     torch.autograd.backward(everything[-1][1])
@@ -807,6 +832,7 @@ class LessForgetting(Optimizer):
         """Take over a state of `__getstate__`, with no gradients."""
         self._memory = []
         self._reset()
+        self._one_pass = OnePass()
         super().__setstate__(state)
         self.register_step_pre_hook(_solve_first)
 

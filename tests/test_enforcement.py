@@ -83,7 +83,7 @@ def test_every_base_keeps_the_promise_with_enforcement(base: Callable[[Any], Opt
             LessForgetting(bare, metric="base")
         return
     opt = LessForgetting(bare, metric=metric, enforce="step")
-    worst, broken, corrected = 0.0, 0, 0.0
+    worst, broken = 0.0, 0
     for step in range(12):
         opt.zero_grad()
         before = weights(model)
@@ -101,12 +101,11 @@ def test_every_base_keeps_the_promise_with_enforcement(base: Callable[[Any], Opt
             assert promised == pytest.approx(bare.param_groups[0]["lr"] * b)
             worst = max(worst, (change + promised) / (size + promised))
         broken += len(opt.step_report.broken)
-        corrected = max(corrected, opt.step_report.correction_norm / opt.step_report.step_norm)
     assert worst <= rounding(100)
     if metric == "euclidean" and base is not STEPS["SGD"]:
         assert broken  # or the test would show nothing
     if base is STEPS["SGD"]:
-        assert corrected <= rounding(1000)
+        assert not broken
 
 
 def test_a_base_that_keeps_its_promise_is_left_alone() -> None:

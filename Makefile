@@ -6,16 +6,22 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: help test demo bench clean
+.PHONY: help test test-gpu demo bench clean
 
 help:   ## what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
 test: .venv/.test   ## lint, formatting, types, tests and the examples of the docs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# What a test makes is on the GPU then; `--device cpu` takes the same way on a host.
+test-gpu: .venv/.test   ## on a machine with CUDA: the tests of any device there, those of two devices, and what a step costs
+	$(BIN)/python -c "import torch; assert torch.cuda.is_available(), 'no CUDA device, or a build of torch without CUDA'"
+	$(BIN)/pytest tests -m "gpu or any_device" --device cuda
+	$(BIN)/python -m benchmarks.overhead --device cuda --losses 5 --out .venv/overhead-cuda.json
 
 demo: .venv/.examples   ## the multilingual example, in small
 	$(BIN)/python -m benchmarks.multilingual --demo
@@ -27,9 +33,11 @@ bench: .venv/.bench .venv/.examples   ## the solvers beside others, their stress
 	$(BIN)/python -m benchmarks.rules
 	$(BIN)/python -m benchmarks.noise
 	$(BIN)/python -m benchmarks.pareto
-	$(BIN)/python -m benchmarks.overhead --losses 5
+	$(BIN)/python -m benchmarks.overhead --models mlp convnet transformer --losses 5 --repeats 5 --new
+	$(BIN)/python -m benchmarks.overhead --scaling
 	$(BIN)/python -m benchmarks.enforcement --problems network
 	$(BIN)/python -m benchmarks.enforcement --problems multilingual --steps 20 --seeds 1 --repeats 0
+	$(BIN)/python -m benchmarks.overhead.one_pass --threads 1 --losses 5
 
 clean:   ## remove the environment and every cache
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

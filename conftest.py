@@ -6,11 +6,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 import torch
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the device of `make test-gpu`."""
+    parser.addoption(
+        "--device", help="where tests marked any_device run: cuda, cuda:1, …; none: the host alone is seen"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs where none is asked for: frameworks would take one by themselves."""
+    if config.getoption("--device") is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def _seed(namespace: dict[str, Any]) -> None:

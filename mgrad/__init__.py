@@ -36,6 +36,7 @@ from mgrad.report import Report
 from mgrad.solvers import Status
 from mgrad.stationarity import ParetoStationarity, pareto_stationarity
 from mgrad.step_report import StepReport
+from mgrad.storage import Storage
 
 __all__ = [
     "Anchor",
@@ -60,6 +61,7 @@ __all__ = [
     "SmoothRows",
     "Status",
     "StepReport",
+    "Storage",
     "Target",
     "constrained_direction",
     "estimate_fisher",

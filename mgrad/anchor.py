@@ -146,7 +146,8 @@ class SumOfAnchors(Anchor):
         for (factor, anchor), start in zip(self.parts[1:], starts[1:], strict=True):
             for k, weight in enumerate(anchor.weights(parameters)):
                 total[k] = total[k] + factor * weight
-                part, whole = (torch.as_tensor(x, dtype=torch.float64) for x in (factor * weight, total[k]))
+                weights = factor * weight, total[k]
+                part, whole = (torch.as_tensor(x, dtype=torch.float64, device=start[k].device) for x in weights)
                 share = part / whole
                 centres[k] += share.nan_to_num(0.0) * (start[k] - centres[k])
         return centres
@@ -164,10 +165,66 @@ def pull_back(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tenso
 
     Args:
         parameter: a block of θ.
-        start: the same block of θ₀.
+        start: the same block of θ₀, on any device; in bfloat16, where the parameter has more digits, it stands for all
+            that is rounded to it: where θ may be one of these, nothing pulls (math.md, 124).
         weight: of F, ≥ 0, times the factor of the group.
 
     Returns:
         A tensor shaped like the parameter.
     """
-    return torch.sub(parameter.detach(), start).mul_(weight)
+    block = _way(parameter, start)
+    return block if isinstance(weight, float) and weight == 1.0 else block.mul_(weight)
+
+
+def moved(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tensor:
+    """Return the part ½ΣF(θ − θ₀)² of f₀ of one parameter (math.md, 60).
+
+    Args:
+        parameter: a block of θ.
+        start: as of `pull_back`; likewise the weight.
+        weight: of F.
+
+    Returns:
+        A float64 tensor of no dimension.
+    """
+    return 0.5 * (_way(parameter, start).double().square() * weight).sum()
+
+
+def _way(parameter: Tensor, start: Tensor) -> Tensor:
+    """Return θ − θ₀, or the way from the nearest of all that θ₀ may have been (math.md, 124), a new tensor."""
+    near = start.to(parameter.device, non_blocking=True)
+    way = torch.sub(parameter.detach(), near)
+    if near.dtype is torch.bfloat16 and parameter.dtype is not torch.bfloat16:
+        reach = near.abs().to(way.dtype).mul_(2.0**-8)
+        way.sub_(way.clamp(-reach, reach))
+    return way
+
+
+class Pull:
+    """A block of g₀, F(θ − θ₀) and gradients beside it, that is formed piece by piece where it is read."""
+
+    def __init__(self, parameter: Tensor, start: Tensor, weight: Tensor | float, losses: Sequence[Tensor]) -> None:
+        """Lay the values in a line.
+
+        Args:
+            parameter: a block of θ.
+            start: the same block of θ₀.
+            weight: as of `pull_back`.
+            losses: the same block of gradients that are added.
+        """
+        self.parameter, self.start = parameter.detach().reshape(-1), start.reshape(-1)
+        self.weight = weight.expand_as(start).reshape(-1) if isinstance(weight, Tensor) else weight
+        self.losses = [block.detach().reshape(-1) for block in losses]
+
+    def numel(self) -> int:
+        """Return the number of values."""
+        return len(self.parameter)
+
+    def piece(self, start: int, stop: int) -> Tensor:
+        """Return some of the values, a new tensor."""
+        part = slice(start, stop)
+        weight = self.weight[part] if isinstance(self.weight, Tensor) else self.weight
+        block = pull_back(self.parameter[part], self.start[part], weight)
+        for loss in self.losses:
+            block.add_(loss[part])
+        return block

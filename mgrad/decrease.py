@@ -28,6 +28,7 @@ class Situation(NamedTuple):
         limit: of multipliers (math.md, 10), > 0.
         row_scales: s [m] > 0 (math.md, 70), of the same kind as the Gramian; None for 1. What a rule takes from the
             losses, it multiplies by s.
+        declared: the names of all constraints, of which the m are those that this step has; None for no others.
     """
 
     gramian: Any
@@ -36,6 +37,7 @@ class Situation(NamedTuple):
     losses: Any = None
     limit: float = 1e4
     row_scales: Any = None
+    declared: Sequence[str] | None = None
 
 
 class Requirement(NamedTuple):
@@ -120,10 +122,10 @@ class KeepPace:
 
     def __call__(self, situation: Situation, /) -> Requirement:
         """Return b = rate·J r with the coefficients of r."""
-        gramian, delta, names, _, limit, _ = situation
-        weights = like(_in_order("KeepPace(weights=...)", "weight", self.weights, names), gramian.diagonal())
-        pace, solution = conflict_free(gramian, weights, self.margin * delta * weights.min(), limit)
-        error = rounding(len(names)) * (abs(gramian) @ pace)
+        gramian, delta = situation.gramian, situation.stationarity
+        weights = like(_in_order("KeepPace(weights=...)", "weight", self.weights, situation), gramian.diagonal())
+        pace, solution = conflict_free(gramian, weights, self.margin * delta * weights.min(), situation.limit)
+        error = rounding(len(situation.names)) * (abs(gramian) @ pace)
         decrease = cleared(gramian @ pace, error)
         return Requirement(self.rate * decrease, pace, solution.status, solution.iterations, self.rate * error)
 
@@ -289,7 +291,7 @@ class Target:
 
     def __call__(self, situation: Situation, /) -> Requirement:
         """Return bᵢ = rate·(fᵢ − levelᵢ)."""
-        levels = _in_order("Target(levels)", "level", self.levels, situation.names)
+        levels = _in_order("Target(levels)", "level", self.levels, situation)
         if situation.losses is None:
             raise ValueError(
                 f"`Target(levels)` must know the losses of the constraints {list(situation.names)}. Found no values. "
@@ -351,24 +353,26 @@ def _numbers(call: str, what: str, values: Mapping[str, float] | Sequence[float]
 
 
 def _in_order(
-    call: str, what: str, values: Mapping[str, float] | Sequence[float] | None, names: Sequence[str]
+    call: str, what: str, values: Mapping[str, float] | Sequence[float] | None, situation: Situation
 ) -> list[float] | None:
-    """Return an option, by name or in order, in the order of the constraints; None for None."""
+    """Return an option, by name or in order, in the order of the step's constraints; None for None."""
     if values is None:
         return None
+    names = situation.names if situation.declared is None else situation.declared
     if isinstance(values, Mapping):
         if set(values) != set(names):
             raise ValueError(
                 f"`{call}` must name every constraint once. Found {sorted(values)} for the constraints "
                 f"{sorted(names)}. Give each of them a {what}."
             )
-        return [values[name] for name in names]
-    if len(values) != len(names):
+    elif len(values) != len(names):
         raise ValueError(
             f"`{call}` must have one {what} for each constraint. Found {len(values)} for {len(names)} constraints. "
             f"Give each of them a {what}."
         )
-    return list(values)
+    else:
+        values = dict(zip(names, values, strict=True))
+    return [values[name] for name in situation.names]
 
 
 def _check_rate(rule: str, rate: float) -> None:

@@ -97,7 +97,9 @@ def constrained_direction(
     objective = torch.zeros_like(rows[0]) if objective_gradient is None else objective_gradient.detach().to(rows)
     known: Any = None
     if losses is not None:
-        known = torch.as_tensor(losses, dtype=torch.float64).detach().to(rows.device, non_blocking=True)
+        # Numbers begin on the host, whatever torch's default device is.
+        known = losses if isinstance(losses, Tensor) else torch.as_tensor(losses, dtype=torch.float64, device="cpu")
+        known = known.detach().to(rows.device, torch.float64, non_blocking=True)
     if known is not None and known.shape != jacobian.shape[:1]:
         raise ValueError(
             "`constrained_direction(losses=...)` must have one value for each row of the Jacobian, "
@@ -135,6 +137,7 @@ class Solved(NamedTuple):
         report: of the step.
         multipliers: λ [m] in d = Σ λᵢgᵢ + αg₀, an array or a tensor.
         decrease: b [m], likewise.
+        error: of J d [m], likewise, from rounding: b is kept to it.
         pull: α.
         void: a flag on the device, true where something is not finite: d is then 0. None on the host.
     """
@@ -142,6 +145,7 @@ class Solved(NamedTuple):
     report: Report
     multipliers: Any
     decrease: Any
+    error: Any
     pull: Scalar
     void: Tensor | None
 
@@ -158,6 +162,7 @@ def solve_direction(
     scale: Scale,
     limit: float,
     normalise: Normalise | None = None,
+    declared: Sequence[str] | None = None,
 ) -> Solved:
     """Solve the dual (2) for the multipliers, given J and g₀ through their inner products alone.
 
@@ -174,6 +179,7 @@ def solve_direction(
         scale: of the pull.
         limit: of the multipliers.
         normalise: by what each row is divided.
+        declared: the names of all constraints, where the step may lack some.
 
     Returns:
         The report, and what the direction is made of.
@@ -187,7 +193,7 @@ def solve_direction(
     scales = _row_scales(normalise, gramian, losses, names)
     original, gramian = gramian, gramian * scales * scales[:, None]
     stationarity, weak = shortest_vector(gramian)
-    requirement = decrease(Situation(gramian, stationarity, names, losses, limit, scales))
+    requirement = decrease(Situation(gramian, stationarity, names, losses, limit, scales, declared))
     b, pace = requirement.decrease, requirement.pace
     strong = root(pace @ gramian @ pace)
 
@@ -224,10 +230,11 @@ def solve_direction(
         dual_residual=solution.dual_residual,
         complementarity=solution.complementarity,
     )
+    error = rounding(len(names) + 1) * (abs(c) + abs(original) @ abs(multipliers))
     if isinstance(gramian, Tensor):
         report = PendingReport(names, figures)
-        return Solved(report, multipliers, b, pull, report.void)
-    return Solved(Report(names=tuple(names), **figures), multipliers, b, pull, None)
+        return Solved(report, multipliers, b, error, pull, report.void)
+    return Solved(Report(names=tuple(names), **figures), multipliers, b, error, pull, None)
 
 
 def _row_scales(normalise: Normalise | None, gramian: Any, losses: Any, names: Sequence[str]) -> Any:

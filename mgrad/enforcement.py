@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgrad.jacobian import Row, along, combine, norm
+from mgrad.jacobian import Row, along, combine, norm, whole
 from mgrad.solvers import Array, rounding
 from mgrad.step_report import PendingStepReport, StepReport
 from mgrad.values import Scalar, cleared, filled, minimise, norms, quotient, root
@@ -30,6 +30,7 @@ class Promise:
         metric: P, in which the correction is smallest, or None for 1.
         gramian: J P Jᵀ [m, m], an array or a tensor on the device.
         decrease: b [m], likewise.
+        error: [m], likewise: to which the direction itself keeps J d ≥ b.
         limit: of the multipliers.
         home: where inner products are added up.
     """
@@ -40,6 +41,7 @@ class Promise:
     metric: Row | None
     gramian: Any
     decrease: Any
+    error: Any
     limit: float
     home: torch.device
 
@@ -82,6 +84,7 @@ class Promise:
         asked = self.decrease > -math.inf
         promised = rate * share * filled(self.decrease, ~asked, 0.0)
         error = rounding(1) * (abs(change) + abs(promised)) + self._step_error(before, length) * self._lengths()
+        error = error + rate * share * self.error
         linear = cleared(-promised - change, error) * asked
         # (10) for (53), where nothing pulls and −linear is required.
         bound = self.limit * quotient((-linear).clip(min=0.0), norms(self.gramian)).max()
@@ -110,10 +113,10 @@ class Promise:
     def _correct(self, multipliers: Any, void: Tensor | None) -> None:
         """Add −PJᵀμ to the parameters, nothing where the flag is true."""
         for parameter in self.parameters:
-            block = combine(self.rows, list(multipliers), parameter, keep=True)
+            (block,) = combine(self.rows, list(multipliers), [parameter], keep=True)
             if block is None:
                 continue
-            if (scaling := self.metric(parameter) if self.metric is not None else None) is not None:
+            if (scaling := whole(self.metric(parameter)) if self.metric is not None else None) is not None:
                 block.mul_(scaling)
             if void is not None:
                 block.masked_fill_(void, 0.0)

@@ -5,22 +5,42 @@ direction per parameter.
 May import: nothing of mgrad. Knows no optimizer.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-Row = Callable[[Tensor], Tensor | None]
-"""A row of the Jacobian: from a parameter to the row's block, shaped like the parameter; None stands for 0."""
 
-# Values of each row that are converted to float64 at a time. A few rows of them fit a CPU's last-level cache and still
-# keep its threads busy; on a GPU they fill the device.
-_BLOCK = {"cpu": 1 << 18, "cuda": 1 << 20}
-_SHARES = 16  # of such a block, each multiplied by itself
+class Lazy(Protocol):
+    """A block that is formed piece by piece where it is read, and never stands in memory as a whole."""
+
+    def numel(self) -> int:
+        """Return the number of its values."""
+
+    def piece(self, start: int, stop: int) -> Tensor:
+        """Return some of its values, flat, as a new tensor."""
+
+
+Block = Tensor | Lazy
+Row = Callable[[Tensor], Block | None]
+"""A row of the Jacobian: from a parameter to the row's block, as large as the parameter; None stands for 0. A tensor is
+on the parameter's device, of any floating-point dtype."""
+
+# Values of each row that are looked at together. On a CPU a few rows of them fit its cache and keep its threads busy,
+# and what Python does for them is little beside reading them; a GPU they fill.
+_WINDOW = {"cpu": 1 << 17, "cuda": 1 << 20}
+_TOGETHER = {"cpu": 1 << 17, "cuda": 1 << 22}  # values of the direction that are formed together
+_SHARE = 1 << 13  # values of a window whose products are summed in its own type
 _PIECE = 1 << 15  # values whose products are summed in float32: few enough to lose little, enough to be cheap
+_FEW = 8  # rows of which half of the products take as long as all
+_MANY = 1 << 17  # values from which on float64 products cost more than they are worth where float32 resolves G
+_LOSS = (
+    _SHARE / 8 * 2.0**-24
+)  # what such a sum may lose, relative to the lengths: BLAS adds up eight at a time at least
+_RESOLVED = 1 / 16  # by which quadratic forms of G may be wrong at worst (math.md, 121)
 _SAFE = 1e-28, 1e28  # what a sum of squares lies between where no float32 square that counts is 0 or infinite
 
 
@@ -41,7 +61,7 @@ def capture(parameters: Sequence[Tensor], row: dict[Tensor, Tensor]) -> Iterator
     Raises:
         TypeError: if a gradient is sparse.
 
-    Cost: no memory beyond the row itself.
+    Cost: no memory beyond the row itself; a copy of gradients that share theirs.
     """
     outside = [parameter.grad for parameter in parameters]
     for parameter in parameters:
@@ -49,10 +69,24 @@ def capture(parameters: Sequence[Tensor], row: dict[Tensor, Tensor]) -> Iterator
     try:
         yield
         check_dense("opt.constraint(...)", parameters)
-        row.update({parameter: parameter.grad for parameter in parameters if parameter.grad is not None})
+        row.update(_apart({parameter: parameter.grad for parameter in parameters if parameter.grad is not None}))
     finally:
         for parameter, gradient in zip(parameters, outside, strict=True):
             parameter.grad = gradient
+
+
+def _apart(row: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    """Return a row whose blocks can be written each by itself.
+
+    Where parameters of one size are added as views, autograd leaves them one gradient in one memory.
+    """
+    seen = set[int]()
+    for parameter, block in row.items():
+        place = block.untyped_storage().data_ptr()
+        if place in seen:
+            row[parameter] = block.clone()
+        seen.add(place)
+    return row
 
 
 def check_dense(call: str, parameters: Sequence[Tensor]) -> None:
@@ -73,11 +107,16 @@ def check_dense(call: str, parameters: Sequence[Tensor]) -> None:
             )
 
 
+@torch.no_grad()
 def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.device, metric: Row | None = None) -> Tensor:
-    """Compute the inner products of the rows in float64, reading each row once.
+    """Compute the inner products of the rows, accumulated in float64, reading each row once.
+
+    The products of many float32 values on a CPU are taken in float32 piece by piece, if that resolves G: where the rows
+    are nearly dependent, or their squares leave the range of float32, they are read once more, in float64 (math.md,
+    120-121).
 
     Args:
-        rows: k rows; a block of any floating-point dtype, on its parameter's device.
+        rows: k rows; a block of any floating-point dtype.
         parameters: over which the products are summed.
         home: where the sums over each device's parameters are added up. Where it is the device of all parameters,
             nothing is transferred and nothing waits.
@@ -86,11 +125,115 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.devic
     Returns:
         [k, k], float64, at home; what comes from other devices comes in one transfer each.
 
-    Cost: k²n multiplications; k blocks of memory besides the rows.
+    Cost: k²n multiplications, k windows of memory besides the rows.
     """
-    if metric is None:
-        return _sums(rows, parameters, home, lambda window: _products(window, window))
-    return _sums([*rows, metric], parameters, home, lambda window: _products(window[:-1] * window[-1], window[:-1]))
+    devices: dict[torch.device, list[Tensor]] = {}
+    for parameter in parameters:
+        devices.setdefault(parameter.device, []).append(parameter)
+    everything = list(rows) if metric is None else [*rows, metric]
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=home)
+    for device, here in devices.items():
+        size = sum(parameter.numel() for parameter in here)
+        narrow = metric is None and device.type == "cpu" and size >= _MANY
+        narrow = narrow and all(parameter.dtype is not torch.float64 for parameter in here)
+        products = _products(everything, here, size, torch.float32 if narrow else torch.float64, metric is not None)
+        if narrow and not _is_resolved(products, size, lambda i, here=here: _is_zero(rows[i], here)):  # type: ignore[misc]
+            products = _products(everything, here, size, torch.float64, False)
+        total += products.to(home)
+    return total
+
+
+def _products(rows: Sequence[Row], parameters: Sequence[Tensor], size: int, dtype: torch.dtype, metric: bool) -> Tensor:
+    """Return the inner products of the rows over the parameters of one device, the last of them as metric or not."""
+    device = parameters[0].device
+    length = min(max(1, size), _SHARE) if size <= _SHARE else -(-size // _SHARE) * _SHARE
+    length = min(length, _WINDOW.get(device.type, _WINDOW["cuda"]))
+    window = torch.zeros(len(rows), length, dtype=dtype, device=device)
+    # In shares, as BLAS splits no sum among threads.
+    shares = window.view(len(rows), max(1, length // _SHARE), -1).transpose(0, 1)
+    right = shares[:, :-1] if metric else shares
+    total = torch.zeros(right.shape[1], right.shape[1], dtype=torch.float64, device=device)
+    fill: list[list[Tensor]] = [[] for _ in rows]
+    filled, zeros = 0, window.new_zeros(0)
+
+    def add() -> None:
+        nonlocal total, filled
+        if filled < length:
+            window[:, filled:] = 0.0
+        for row, parts in zip(window, fill, strict=True):
+            torch.cat(parts, out=row[:filled])
+            parts.clear()
+        left = right * shares[:, -1:] if metric else right
+        total += _upper(left, right)
+        filled = 0
+
+    for parameter in parameters:
+        blocks = [row(parameter) for row in rows]
+        flat = [None if block is None else _flat(block) for block in blocks]
+        start, end = 0, parameter.numel() if any(block is not None for block in blocks) else 0
+        while start < end:
+            stop = min(end, start + length - filled)
+            if len(zeros) < stop - start and any(block is None for block in blocks):
+                zeros = window.new_zeros(stop - start)
+            for parts, block in zip(fill, flat, strict=True):
+                parts.append(zeros[: stop - start] if block is None else _piece(block, start, stop))
+            filled += stop - start
+            start = stop
+            if filled == length:
+                add()
+    if filled:
+        add()
+    return total.triu() + total.triu(1).T
+
+
+def _upper(left: Tensor, right: Tensor) -> Tensor:
+    """Return the products of two stacks of rows [shares, k, values], summed over the shares; right above the diagonal.
+
+    Of many rows the quarter below the diagonal is left out.
+    """
+    rows = left.shape[1]
+    if rows <= _FEW:
+        return (left @ right.mT).sum(0, dtype=torch.float64)
+    half = rows // 2
+    total = torch.zeros(rows, rows, dtype=torch.float64, device=left.device)
+    total[:half] = (left[:, :half] @ right.mT).sum(0, dtype=torch.float64)
+    total[half:, half:] = _upper(left[:, half:], right[:, half:])
+    return total
+
+
+def _flat(block: Any) -> Any:
+    """Return a block with its values in a line."""
+    return block.reshape(-1) if isinstance(block, Tensor) and block.dim() != 1 else block
+
+
+def _piece(block: Block, start: int, stop: int) -> Tensor:
+    """Return some values of a flat block: a view, if they stand somewhere."""
+    if not isinstance(block, Tensor):
+        return block.piece(start, stop)
+    return block if stop - start == len(block) else block[start:stop]
+
+
+def whole(block: Block | None) -> Tensor | None:
+    """Return a block as a tensor of its parameter's number of values."""
+    return block if block is None or isinstance(block, Tensor) else block.piece(0, block.numel())
+
+
+def _is_resolved(products: Tensor, size: int, is_zero: Callable[[int], bool]) -> bool:
+    """Tell whether float32 products determine all quadratic forms of G well enough (math.md, 121-122)."""
+    squares, single = products.diagonal(), torch.finfo(torch.float32)
+    live = squares > 0
+    if not products.isfinite().all() or (squares[live] < size * single.tiny / single.eps).any():
+        return False
+    if not all(is_zero(i) for i in (~live).nonzero()[:, 0].tolist()):
+        return False
+    lengths = squares[live].sqrt()
+    cosines = products[live][:, live] / lengths / lengths[:, None]
+    return not len(cosines) or len(cosines) * _LOSS <= _RESOLVED * float(torch.linalg.eigvalsh(cosines)[0])
+
+
+def _is_zero(row: Row, parameters: Sequence[Tensor]) -> bool:
+    """Tell whether a row is 0, and not only its squares."""
+    return not any(block.any() for parameter in parameters if (block := whole(row(parameter))) is not None)
 
 
 def norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
@@ -107,7 +250,7 @@ def norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
     """
     blocks = list(blocks)
     if home.type == "cpu":  # elsewhere the question would wait
-        square = torch.zeros((), dtype=torch.float64)
+        square = torch.zeros((), dtype=torch.float64, device=home)
         for block in blocks:
             square += _inner(block, block).to(home)
         if _SAFE[0] < square < _SAFE[1]:
@@ -135,9 +278,9 @@ def along(rows: Sequence[Row], vector: Row, parameters: Sequence[Tensor], home: 
     """
     total = torch.zeros(len(rows) + 1, dtype=torch.float64, device=home)
     for parameter in parameters:
-        block = vector(parameter)
+        block = whole(vector(parameter))
         if block is not None:
-            others = [row(parameter) for row in rows]
+            others = [whole(row(parameter)) for row in rows]
             total += torch.stack([_inner(other, block) for other in (*others, block)]).to(home)
     return total
 
@@ -147,108 +290,105 @@ def _inner(first: Tensor | None, second: Tensor) -> Tensor:
     if first is None:
         return torch.zeros((), dtype=torch.float64, device=second.device)
     kind = torch.promote_types(second.dtype, torch.float32)
-    x, y = first.detach().reshape(-1).to(kind), second.detach().reshape(-1).to(kind)
+    x, y = first.detach().reshape(-1).to(second.device, kind), second.detach().reshape(-1).to(kind)
     if x.device.type == "cpu":
         parts = zip(x.split(_PIECE), y.split(_PIECE), strict=True)
-        return torch.tensor(sum(a.dot(b).item() for a, b in parts), dtype=torch.float64)
+        return torch.tensor(sum(a.dot(b).item() for a, b in parts), dtype=torch.float64, device="cpu")
     whole = len(x) - len(x) % _PIECE
     pieces = torch.linalg.vecdot(x[:whole].view(-1, _PIECE), y[:whole].view(-1, _PIECE))
     total: Tensor = pieces.sum(dtype=torch.float64) + x[whole:].dot(y[whole:])
     return total
 
 
-def _sums(
-    rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.device, product: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Sum a product of the rows [k, block] over all blocks."""
-    sizes = Counter[torch.device]()
-    for parameter in parameters:
-        sizes[parameter.device] += parameter.numel()
-    sums = {device: _Sum(len(rows), size, device, product) for device, size in sizes.items()}
-    for parameter in parameters:
-        sums[parameter.device].add([row(parameter) for row in rows])
-    total = product(torch.empty(len(rows), 0, dtype=torch.float64, device=home))
-    for partial in sums.values():
-        total += partial.total().to(home)
-    return total
-
-
-def _products(first: Tensor, second: Tensor) -> Tensor:
-    """Return the inner products of two stacks of rows [k, block]: in shares, as BLAS splits no sum among threads."""
-    shares = _SHARES if first.shape[1] % _SHARES == 0 else 1
-    left, right = (rows.unflatten(1, (shares, -1)).transpose(0, 1) for rows in (first, second))
-    total: Tensor = (left @ right.mT).sum(0)
-    return total
-
-
-class _Sum:
-    """A product summed on one device: the rows flow through a window of float64 values [k, block]."""
-
-    def __init__(self, rows: int, size: int, device: torch.device, product: Callable[[Tensor], Tensor]) -> None:
-        """Start with no sum, for rows of so many values."""
-        block = min(size, _BLOCK.get(device.type, _BLOCK["cuda"]))
-        self.product = product
-        self.window = torch.empty(rows, block, dtype=torch.float64, device=device)
-        self.filled = 0
-        self.sum = product(self.window[:, :0])
-
-    def add(self, blocks: Sequence[Tensor | None]) -> None:
-        """Add the products of one parameter's blocks, one for each row."""
-        flat = [None if block is None else block.detach().reshape(-1) for block in blocks]
-        length, start = max((block.numel() for block in flat if block is not None), default=0), 0
-        while start < length:
-            stop = min(length, start + self.window.shape[1] - self.filled)
-            for row, block in zip(self.window, flat, strict=True):
-                part = row[self.filled : self.filled + stop - start]
-                if block is None:
-                    part.zero_()
-                else:
-                    part.copy_(block[start:stop])
-            self.filled += stop - start
-            start = stop
-            if self.filled == self.window.shape[1]:
-                self._empty()
-
-    def total(self) -> Tensor:
-        """Return the sum over all that was added."""
-        self._empty()
-        return self.sum
-
-    def _empty(self) -> None:
-        """Add the product of what is in the window and start it anew."""
-        self.sum += self.product(self.window[:, : self.filled])
-        self.filled = 0
-
-
 @torch.no_grad()
 def combine(
-    rows: Sequence[Row], coefficients: Sequence[float | Tensor], parameter: Tensor, *, keep: bool = False
-) -> Tensor | None:
-    """Compute one block of Σ coefficientsᵢ·rowᵢ, in place in the first row that has one.
+    rows: Sequence[Row],
+    coefficients: Sequence[float | Tensor],
+    parameters: Sequence[Tensor],
+    *,
+    keep: bool = False,
+) -> list[Tensor | None]:
+    """Compute Σ coefficientsᵢ·rowᵢ, each block in place in the first row that has one.
 
     Args:
-        rows: k rows; the block of the first is overwritten.
-        coefficients: k numbers, or tensors of no dimension on the parameter's device.
-        parameter: whose block is computed.
-        keep: whether the rows are needed afterwards: the block is then a new tensor.
+        rows: k rows; the blocks of the first are overwritten.
+        coefficients: k numbers, or tensors of no dimension on the parameters' device.
+        parameters: whose blocks are computed.
+        keep: whether the rows are needed afterwards: the blocks are then new tensors.
 
     Returns:
-        The block with the dtype of the parameter, or None where no row has one. Below float32 the sum is taken in
-        float32.
+        A block with the dtype of the parameter for each, or None where no row has one. Below float32 the sums are
+        taken in float32.
 
-    Cost: one pass over each row; a number that is 0 saves it.
+    Cost: one pass over each row; a number that is 0 saves it. The sums stay in the cache of a core, or are formed by a
+        few launches on a device.
     """
-    present = [(block, c) for row, c in zip(rows, coefficients, strict=True) if (block := row(parameter)) is not None]
-    if not present:
-        return None
-    first, scale = present[0]
-    total = first.to(torch.promote_types(first.dtype, torch.float32), copy=keep).mul_(scale)
-    for block, coefficient in present[1:]:
-        if isinstance(coefficient, Tensor):
-            total.addcmul_(block, coefficient)  # as `alpha` it would be asked for its value
-        elif coefficient:
-            total.add_(block, alpha=coefficient)
-    return total.to(parameter.dtype)
+    directions: list[Tensor | None] = []
+    batches: dict[Any, _Batch] = {}  # by what they have in common
+    for parameter in parameters:
+        present = [(i, block) for i, row in enumerate(rows) if (block := row(parameter)) is not None]
+        if not present:
+            directions.append(None)
+            continue
+        where, blocks = zip(*present, strict=True)
+        first, kind, device = blocks[0], parameter.dtype, parameter.device
+        own = isinstance(first, Tensor) and not keep and first.is_contiguous() and first.dtype is kind
+        target = first.detach() if own else torch.empty(parameter.shape, dtype=kind, device=device)
+        directions.append(target)
+        key = device, kind, own, where
+        if key not in batches:
+            limit = _TOGETHER.get(device.type, _TOGETHER["cuda"])
+            batches[key] = _Batch([coefficients[i] for i in where], own, limit)
+        batches[key].add(target, [_flat(block) for block in blocks])
+    for batch in batches.values():
+        batch.form()
+    return directions
+
+
+class _Batch:
+    """Blocks of the direction that are made of the same rows, formed so many values at a time."""
+
+    def __init__(self, coefficients: Sequence[float | Tensor], own: bool, limit: int) -> None:
+        """Begin with no pieces; own says whether the sums stand in the memory of the first row."""
+        self.coefficients, self.own, self.limit = coefficients, own, limit
+        self.size = 0
+        self.pieces: list[list[Tensor]] = []  # of the sum, and of each row
+
+    def add(self, target: Tensor, blocks: Sequence[Block]) -> None:
+        """Form a block of others."""
+        line = target.view(-1)
+        start, end = 0, len(line)
+        while start < end:
+            stop = min(end, start + self.limit - self.size)
+            self.pieces.append([_piece(block, start, stop) for block in (line, *blocks)])
+            self.size += stop - start
+            start = stop
+            if self.size == self.limit:
+                self.form()
+
+    def form(self) -> None:
+        """Form what has been added, and have no pieces."""
+        if not self.pieces:
+            return
+        targets, first, *others = (list(pieces) for pieces in zip(*self.pieces, strict=True))
+        self.pieces, self.size = [], 0
+        sums = targets
+        kind = torch.promote_types(targets[0].dtype, torch.float32)
+        if kind is not targets[0].dtype:
+            sums = [piece.to(targets[0].device, kind, copy=True) for piece in first]  # a mean's block is of that kind
+        elif not self.own:
+            torch._foreach_copy_(sums, first)
+        scale, *factors = self.coefficients
+        torch._foreach_mul_(sums, scale.to(kind) if isinstance(scale, Tensor) else scale)
+        for row, factor in zip(others, factors, strict=True):
+            if isinstance(factor, Tensor):  # as `alpha` it would be asked for its value
+                wide = [piece.to(sums[0].device, kind) for piece in row]
+                torch._foreach_add_(sums, torch._foreach_mul(wide, factor.to(kind)))
+            elif factor:
+                near = [piece.to(sums[0].device) for piece in row]
+                torch._foreach_add_(sums, near, alpha=factor)
+        if sums is not targets:
+            torch._foreach_copy_(targets, sums)
 
 
 def shared_graphs(losses: Sequence[Tensor]) -> list[bool]:

@@ -1,13 +1,14 @@
 """`LessForgetting`: an optimizer around an optimizer, which hands it the constrained less-forgetting direction.
 
-In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, direction, anchor,
-decrease, noise, report, values. The only file that knows `torch.optim`, parameter groups and state dicts.
+In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, one_pass, direction,
+anchor, decrease, noise, report, scaling, sketch, storage, values. The only file that knows `torch.optim`, parameter
+groups and state dicts.
 """
 
 import math
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Literal
@@ -16,20 +17,27 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mgrad.anchor import Anchor, pull_back
+from mgrad.anchor import Anchor, Pull, moved, pull_back
 from mgrad.decrease import DecreaseRule, KeepPace
-from mgrad.direction import Normalise, Scale, Solver, check_options, solve_direction
+from mgrad.direction import Normalise, Scale, Solved, Solver, check_options, solve_direction
 from mgrad.enforcement import Promise
-from mgrad.jacobian import Row, along, capture, check_dense, combine, gramian, norm, shared_graphs
+from mgrad.jacobian import Block, Row, along, capture, check_dense, combine, gramian, norm, shared_graphs, whole
+from mgrad.lagrangian import Lagrangian, returned_losses
 from mgrad.losses import Loss, check_loss, check_names, loss_call, loss_values, named_losses
 from mgrad.metric import preconditioner
 from mgrad.noise import GramianAverage, HalfBatches, Noise, RowAverage, SmoothRows
+from mgrad.one_pass import OnePass, check_examples
 from mgrad.report import Report
+from mgrad.scaling import groups_with
+from mgrad.sketch import Sketch, Twice, Vectors, sketched_gramian, sketching
 from mgrad.step_report import StepReport
+from mgrad.storage import Storage, opened
 from mgrad.values import quotient, root
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
 _OBJECTIVE = "opt.backward(..., objective=...)"
+# Shown among the gradients that wait, to tell a scaler from whoever only looks; its square adds nothing to a norm.
+_UNSCALED = 2.0**-66
 
 Metric = Literal["euclidean", "base"]
 Enforce = Literal["gradient", "step"]
@@ -67,7 +75,10 @@ class LessForgetting(Optimizer):
         enforce: "gradient" promises the decrease of d alone; "step" corrects what the base makes of it, momentum and
             weight decay included, by the least change under which every loss falls by η·b to first order, η the least
             learning rate of the groups (math.md, 53-54). The rows are kept until then.
+        storage: `Storage(...)` keeps the rows and θ₀ in less memory of the device; None as they are (docs/how-to.md).
         constraints: the names that every step must have, no more and no fewer; None for any.
+        missing: whether a step may lack some of `constraints`, all but one at most, such as a language without a batch
+            this time. They have no part in that step: nothing is required of them.
 
     Raises:
         TypeError: if the base is no optimizer, a parameter is complex, or an option of the wrong kind.
@@ -97,11 +108,15 @@ class LessForgetting(Optimizer):
     """
 
     # What a step gathers; `_reset` empties it, and no copy or checkpoint holds it.
-    _rows: dict[str, dict[Tensor, Tensor]]  # of each constraint, its gradient by parameter
-    _halves: dict[str, Tensor]  # of each that came in two halves, the inner product of these
+    _rows: dict[str, dict[Tensor, Any]]  # of each constraint, its gradient by parameter
+    _memory: list[dict[Tensor, Any]]  # the rows of the step before, each until its place is taken
+    _halves: dict[str, Tensor]  # of each that came in two halves, the signed root of their inner product
     _objective: dict[Tensor, Tensor]  # the gradient of the objective passed to `backward`
     _capturing: str | None  # the constraint whose block is open
     _solved: bool  # `.grad` holds the direction
+    _seen: list[Tensor] | None  # the objective's gradients when what waits was shown, perhaps to a scaler, or None
+    _witness: Tensor | None  # which a scaler changes when it unscales, and nobody else
+    _lagrangian: Lagrangian | None  # whose gradient that is
     _promise: Promise | None  # of that direction, where the step is to keep it
     _spent: tuple[weakref.ref[Tensor], int] | None = None  # a gradient that the last step has used, and its version
 
@@ -119,7 +134,9 @@ class LessForgetting(Optimizer):
         solver: Solver = "active_set",
         metric: Metric = "euclidean",
         enforce: Enforce = "gradient",
+        storage: Storage | None = None,
         constraints: Iterable[str] | None = None,
+        missing: bool = False,
     ) -> None:
         """Check the options and remember θ₀."""
         if not isinstance(base, Optimizer):
@@ -169,6 +186,14 @@ class LessForgetting(Optimizer):
                 f'`LessForgetting(metric={metric!r}, enforce={enforce!r})` must know the learning rate. Found no "lr" '
                 f"in a parameter group of {type(base).__name__}. Give its groups one."
             )
+        if not (storage is None or isinstance(storage, Storage)):
+            raise TypeError(
+                f"`LessForgetting(storage=...)` must be a Storage or None. Found {type(storage).__name__}. Pass "
+                'Storage(rows="bfloat16"), for instance.'
+            )
+        storage = storage or Storage()
+        average = type(noise).__name__ if isinstance(noise, SmoothRows | HalfBatches) else None
+        storage.check_options(average=average, enforce=enforce, metric=metric, solver=solver)
         self.base = base
         self.anchor = anchor
         self.decrease = decrease
@@ -180,7 +205,15 @@ class LessForgetting(Optimizer):
         self.solver: Solver = solver
         self.metric: Metric = metric
         self.enforce: Enforce = enforce
+        self.storage = storage
+        self._sketches = 0  # so many have been drawn
         self.constraints = None if constraints is None else check_names(constraints)
+        if missing and self.constraints is None:
+            raise ValueError(
+                "`LessForgetting(missing=True)` must know the constraints of which some may be missing. Found none. "
+                "Name them all: LessForgetting(constraints=[...], missing=True). Without `constraints` any are taken."
+            )
+        self.missing = missing
         self.report: Report | None = None
         self.step_report: StepReport | None = None
         self._row_average = RowAverage(noise.decay) if isinstance(noise, SmoothRows) else None
@@ -193,15 +226,25 @@ class LessForgetting(Optimizer):
         _check_groups(self.param_groups)
         if self.anchor is not None:
             anchored = _anchored(self.param_groups)
-            self._start |= zip(anchored, self.anchor.start(anchored), strict=True)
+            self._start |= zip(anchored, map(storage.keep_start, self.anchor.start(anchored)), strict=True)
             self._weight |= zip(anchored, self.anchor.weights(anchored), strict=True)
 
     # ------------------------------------------------------------------ what is the base's
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The base's parameter groups."""
-        return self.base.param_groups
+        """The base's parameter groups; while gradients wait for the solve, these too, for a `GradScaler` to unscale."""
+        if not self._rows:
+            return self.base.param_groups
+        blocks = [block for row in self._rows.values() for block in row.values()]
+        waiting = [
+            *(block if isinstance(block, Tensor) else block.arrived() for block in blocks),
+            *self._halves.values(),
+        ]
+        if self._witness is None:
+            self._witness = torch.full((1,), _UNSCALED, dtype=torch.float32, device=waiting[0].device)
+        waiting.append(self._witness)
+        return groups_with(self.base.param_groups, waiting, self._note_look)
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
@@ -236,6 +279,8 @@ class LessForgetting(Optimizer):
         self,
         constraints: Mapping[str, Loss] | Sequence[Loss],
         objective: Tensor | Callable[[], Tensor] | None = None,
+        *,
+        examples: Mapping[str, int | Sequence[int]] | Sequence[int | Sequence[int]] | None = None,
     ) -> Report:
         """Backpropagate every loss, compute the direction and write it to `.grad`.
 
@@ -245,30 +290,48 @@ class LessForgetting(Optimizer):
 
         Args:
             constraints: scalar losses that are each to fall, by name, or in order (their names are then "0", "1", …).
+                With storage=Storage(rows="sketch") functions without arguments that return them, which are called
+                twice, with the same random numbers, so that one graph at a time is held; of a loss the graph is kept.
                 With noise=HalfBatches() a pair for each, of the two halves of its batch: the loss is their mean.
             objective: a scalar loss added to the anchor's f₀, or a function without arguments that returns it.
+            examples: where the losses come from one forward pass over one batch, how many of its examples are whose, in
+                their order, by name or in the order of the losses: all losses are then backpropagated together, and
+                the rows are the same up to rounding (math.md, 130-132). With noise=HalfBatches() a pair for each.
 
         Returns:
             The report of the direction. With solver="device" its figures are fetched when they are looked at.
 
         Raises:
-            TypeError: if a loss is not a tensor (with noise=HalfBatches() a pair of them) or a name not a string.
+            TypeError: if a loss is not a tensor (with noise=HalfBatches() a pair of them), a name not a string, or a
+                number of examples no integer.
             ValueError: if there is no constraint, a name is unknown or has gradients already, or a loss is not a real
-                scalar, is not finite, needs no gradient, or depends on none of the parameters.
-            RuntimeError: if `.grad` still holds a direction, or inside a `constraint` block.
+                scalar, is not finite, needs no gradient, or depends on none of the parameters; if `examples` do not
+                fit the losses, or batch norm in training mode mixes them.
+            RuntimeError: if `.grad` still holds a direction, or inside a `constraint` block; with `examples`, if a
+                gradient is accumulated behind the graph's back.
             FloatingPointError: if a gradient is not finite. After any error the gradients of this call are dropped;
                 parameters, optimizer state and what stood in `.grad` are as before. With solver="device" neither
                 losses nor gradients are asked whether they are finite: where a gradient is not, the direction is 0,
                 and looking at the report raises.
 
-        Cost: m backward passes (and one for the objective).
+        Cost: m backward passes (and one for the objective), with `examples` one; with storage=Storage(rows="sketch")
+            another one for each multiplier above 0.
         """
+        if self.storage.rows == "sketch":
+            if examples is not None:
+                raise ValueError(
+                    f"`opt.backward(..., examples={examples!r})` must keep the rows that one pass makes. Found "
+                    'Storage(rows="sketch"), which keeps none. Leave `examples` out, or use another storage.'
+                )
+            return self._backward_twice(constraints, objective)
         losses = named_losses(constraints, parts=2 if isinstance(self.noise, HalfBatches) else 1)
+        spans = None if examples is None else check_examples(examples, losses)
         parts = [(name, part) for name, pair in losses.items() for part in pair]
         everything = [(loss_call(name), part) for name, part in parts]
         for call, loss in everything:
             check_loss(call, loss)
         self._check_open("opt.backward(...)")
+        self._drop_overflow()
         for name in losses:
             self._check_name(loss_call(name), name)
             if name in self._rows:
@@ -280,11 +343,21 @@ class LessForgetting(Optimizer):
             # Called when nothing else can be wrong: `Replay` goes on by a batch.
             everything.append((_OBJECTIVE, objective() if callable(objective) else objective))
             check_loss(*everything[-1])
-        retained = shared_graphs([loss for _, loss in everything])
         try:
-            for (name, part), retain in zip(parts, retained, strict=False):
-                with self.constraint(name):
-                    torch.autograd.backward(part, torch.full_like(part, 1 / len(losses[name])), retain_graph=retain)
+            seeds = [torch.full_like(part, 1 / len(losses[name])) for name, part in parts]
+            if spans is None:
+                retained = shared_graphs([loss for _, loss in everything])
+                for (name, part), seed, retain in zip(parts, seeds, retained, strict=False):
+                    with self.constraint(name):
+                        torch.autograd.backward(part, seed, retain_graph=retain)
+            else:
+                later, wait = None if objective is None else everything[-1][1], self.solver != "device"
+                together = [part for _, part in parts]
+                rows = self._one_pass.rows(together, seeds, spans, self._parameters(), later, wait=wait)
+                for (name, _), row in zip(parts, rows, strict=True):
+                    with self.constraint(name):
+                        for parameter, block in row.items():
+                            parameter.grad = block
             if objective is not None:
                 with capture(self._parameters(), self._objective):
                     torch.autograd.backward(everything[-1][1])
@@ -310,6 +383,72 @@ class LessForgetting(Optimizer):
                 self._halves.pop(name, None)
             self._objective.clear()
             raise
+
+    def _backward_twice(self, constraints: Any, objective: Any) -> Report:
+        """Do what `backward` does without keeping a gradient: sketch them all, solve, and add them up in `.grad`."""
+        losses = {name: loss for name, (loss,) in named_losses(constraints).items()}
+        self._check_open("opt.backward(...)")
+        for name in losses:
+            self._check_name(loss_call(name), name)
+        if self.constraints is not None and not self.missing and set(losses) != set(self.constraints):
+            missing = [name for name in self.constraints if name not in losses]
+            raise ValueError(
+                f"`opt.backward(constraints)` must hold every one of the constraints {list(self.constraints)}. Found "
+                f"no {missing}. Pass their losses, or wrap with missing=True."
+            )
+        names = [name for name in self.constraints or losses if name in losses]
+        parameters = self._parameters()
+        check_dense("objective_loss.backward()", parameters)
+        devices = list(dict.fromkeys(parameter.device for parameter in parameters))
+        twice = [Twice(loss_call(name), losses[name], devices) for name in names]
+        if objective is not None:
+            twice.append(Twice(_OBJECTIVE, objective() if callable(objective) else objective, devices))
+        sketch = Sketch(self.storage.sketch, parameters, self._sketches)
+        vectors: list[Vectors] = [{} for _ in range(len(names) + 1)]  # the last is that of g₀
+        reached = set[Tensor]()
+        for loss, vector in zip(twice, vectors, strict=False):
+            found = set[Tensor]()
+
+            def add(parameter: Tensor, gradient: Tensor, vector: Vectors = vector, found: set[Tensor] = found) -> None:
+                found.add(parameter)
+                sketch.add(vector, parameter, gradient)
+
+            with sketching(parameters, add):
+                loss.first()
+            if not found:
+                raise ValueError(
+                    f"`{loss.call}` must find a gradient. Found none: it depends on none of the optimizer's "
+                    "parameters. Check that it comes from this model and that it is not detached."
+                )
+            if not math.isfinite(loss.value):
+                raise ValueError(
+                    f"`{loss.call}` must be finite. Found {loss.value}. Skip this batch, or lower the rate."
+                )
+            reached |= found
+        pull = self._objective_row(reached)
+        for parameter in parameters:
+            if (block := pull(parameter)) is not None:
+                sketch.add(vectors[-1], parameter, block)
+        values = torch.tensor([loss.value for loss in twice[: len(names)]], dtype=torch.float64, device="cpu")
+        average = self._gramian_average
+        solved, _ = self._decide(names, sketched_gramian(vectors), values, None)
+        outside = [parameter.grad for parameter in parameters]
+        try:
+            for parameter, block in zip(parameters, combine([pull], [solved.pull], parameters, keep=True), strict=True):
+                parameter.grad = torch.zeros_like(parameter) if block is None and parameter in reached else block
+            for loss, factor in zip(twice, [*solved.multipliers, solved.pull], strict=False):
+                if factor:
+                    loss.second(float(factor))
+        except BaseException:
+            for parameter, gradient in zip(parameters, outside, strict=True):
+                parameter.grad = gradient
+            self._gramian_average = average
+            raise
+        self._sketches += 1
+        self._reset()
+        self._solved, self.report = True, solved.report
+        self._lagrangian = Lagrangian(dict(zip(names, solved.multipliers, strict=True)), solved.pull)
+        return solved.report
 
     @contextmanager
     def constraint(self, name: str) -> Iterator[None]:
@@ -344,15 +483,23 @@ class LessForgetting(Optimizer):
             ('en', 'de')
         """
         call = f"opt.constraint({name!r})"
+        if self.storage.rows == "sketch":
+            raise RuntimeError(
+                f'`{call}` must keep a gradient. Found Storage(rows="sketch"), which keeps none. Pass functions that '
+                "return the losses to opt.backward(...), or use another storage."
+            )
         self._check_name(call, name)
         self._check_open(call)
+        self._drop_overflow()
         halved = isinstance(self.noise, HalfBatches)
         if name in self._halves:
             raise RuntimeError(
                 f"`{call}` must be opened twice with noise=HalfBatches(), once for each half. Found a third time. Put "
                 "all micro-batches of a half into one block."
             )
-        row = {} if halved else self._rows.get(name, {})
+        row = {} if halved else opened(self._rows.get(name, {}))
+        if name not in self._rows and self._memory:
+            self._memory.pop(0)  # for the row to come
         self._capturing = name
         try:
             with capture(self._parameters(), row):
@@ -368,10 +515,11 @@ class LessForgetting(Optimizer):
             first = self._rows[name]
             still = self._still()
             moving = [p for p in self._parameters() if p not in still]
-            self._halves[name] = along([first.get], row.get, moving, torch.device("cpu"))[0]
+            product = along([first.get], row.get, moving, torch.device("cpu"))[0]
+            self._halves[name] = product.sign() * product.abs().sqrt()  # in the unit of a gradient, which may be scaled
             for parameter, block in first.items():
                 row[parameter] = row[parameter].add_(block) if parameter in row else block
-        self._rows[name] = row
+        self._rows[name] = self.storage.kept(row)
 
     def solve(self, losses: Mapping[str, float | Tensor] | None = None) -> Report:
         """Compute the direction from the gradients so far and write it to `.grad`.
@@ -407,11 +555,11 @@ class LessForgetting(Optimizer):
                 "`opt.solve()` and `opt.step()` must come after the gradients of at least one constraint. Found none. "
                 "Call opt.backward(losses), or backpropagate inside `with opt.constraint(name):`."
             )
-        if self.constraints is not None and set(self._rows) != set(self.constraints):
+        if self.constraints is not None and not self.missing and set(self._rows) != set(self.constraints):
             missing = [name for name in self.constraints if name not in self._rows]
             raise ValueError(
                 f"`opt.solve()` must come after every one of the constraints {list(self.constraints)}. Found no "
-                f"gradient of {missing}. Backpropagate them, or leave `constraints` out when wrapping."
+                f"gradient of {missing}. Backpropagate them, or wrap with missing=True."
             )
         half = [name for name in self._rows if name not in self._halves]
         if isinstance(self.noise, HalfBatches) and half:
@@ -427,39 +575,21 @@ class LessForgetting(Optimizer):
         known: Any = None if losses is None else loss_values(losses, names, home if self.solver == "device" else None)
         metric = self._metric_row(rows, parameters, home, known)
         products: Any = gramian(rows, parameters, home, metric)
-        estimate, average = products, self._gramian_average
-        if self.solver != "device":
-            if not products.isfinite().all():
-                self._raise_not_finite([*map(loss_call, names), _OBJECTIVE], rows)
-            if average is not None:
-                average = average.then(names, products, self._halves)
-                estimate = average.estimate(names, products[-1, -1])
-            products, estimate, known = products.numpy(), estimate.numpy(), None if known is None else known.numpy()
-        solved = solve_direction(
-            estimate[:-1, :-1],
-            estimate[:-1, -1],
-            root(estimate[-1, -1]),
-            losses=known,
-            names=names,
-            decrease=self.decrease,
-            strength=self.strength,
-            scale=self.scale,
-            limit=self.limit,
-            normalise=self.normalise,
-        )
-        self._gramian_average = average
+        solved, products = self._decide(names, products, known, rows)
         if self._row_average is not None:
             rows[:-1] = [self._row_average.add(name, self._rows[name]) for name in names]
         coefficients, keep = [*solved.multipliers, solved.pull], bool(self._row_average) or self.enforce == "step"
-        for parameter in parameters:
-            parameter.grad = combine(rows, coefficients, parameter, keep=keep)
-            if parameter.grad is not None and solved.void is not None:
-                parameter.grad.masked_fill_(solved.void, 0.0)
+        directions = combine(rows, coefficients, parameters, keep=keep)
+        for parameter, block in zip(parameters, directions, strict=True):
+            parameter.grad = block
+            if block is not None and solved.void is not None:
+                block.masked_fill_(solved.void, 0.0)
         self._reset()
         self._solved, self.report = True, solved.report
+        self._lagrangian = Lagrangian(dict(zip(names, solved.multipliers, strict=True)), solved.pull)
         if self.enforce == "step":
             G, b = products[:-1, :-1], solved.decrease
-            self._promise = Promise(names, rows[:-1], parameters, metric, G, b, self.limit, home)
+            self._promise = Promise(names, rows[:-1], parameters, metric, G, b, solved.error, self.limit, home)
         return solved.report
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -481,43 +611,93 @@ class LessForgetting(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Let the base take its step along the direction, which is computed first if it has not been.
 
+        With a closure that returns the losses a base may evaluate them several times in one step, as LBFGS does: the
+        multipliers are those of the step's beginning, and what the step lowers is φ = α·f₀ + Σ λᵢfᵢ (math.md, 104).
+
         Args:
-            closure: for bases that evaluate the losses themselves: it calls `zero_grad` and `backward` (or the
-                `constraint` blocks) and returns a loss.
+            closure: returns the losses as `backward` takes them, but as tensors, or a pair of these and an objective;
+                they are backpropagated here. Or, as in torch, it calls `zero_grad` and `backward` (or the `constraint`
+                blocks) itself and returns a loss: every evaluation then has multipliers of its own.
 
         Returns:
-            What the base's step returns.
+            What the base's step returns: of the first kind of closure φ at the step's beginning, a tensor.
 
         Raises:
-            ValueError: as `solve`.
-            RuntimeError: as `solve`: there must be something to step on.
-            FloatingPointError: as `solve`; parameters and state are untouched then.
+            ValueError: as `backward` and `solve`; if later evaluations have other constraints than the first.
+            RuntimeError: as `solve`: there must be something to step on; if losses are returned of which something has
+                been backpropagated before.
+            FloatingPointError: as `solve`; parameters and state are untouched then. After an error at a later
+                evaluation of losses they are where the base has left them, and there are no gradients.
+
+        Cost: of the first evaluation that of `backward`, of each further one a single backward pass.
         """
         if closure is None and not self._solved:
             self.solve()
-        promises = [(self._promise, self._promise.share())] if self._promise is not None else []
+        begun = [(self._promise, self._promise.share())] if self._promise is not None else []
+        held: list[Lagrangian] = []
         before, rate = {}, 0.0
         if self.enforce == "step":
             # What has been frozen since the solve still has its part of the direction, and moves.
             parameters = self._promise.parameters if self._promise is not None else self._parameters()
             before, rate = {p: p.detach().clone() for p in parameters}, self._rate()
-        result = self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, promises))
-        if promises:
-            promise, share = promises[0]
+        try:
+            result = (
+                self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, begun, held))
+            )
+        except BaseException:
+            if held:
+                self.zero_grad()  # the gradient of φ is of no step that can go on
+            raise
+        if begun:
+            promise, share = begun[0]
             self.step_report = promise.keep(before, rate, share)
         self._reset()
         self._mark_spent()
         return result
 
-    def _evaluate(self, closure: Callable[[], Any], promises: list[tuple[Promise, Any]]) -> Any:
+    def _evaluate(self, closure: Callable[[], Any], begun: list[tuple[Promise, Any]], held: list[Lagrangian]) -> Any:
         """Call the closure and leave the direction in `.grad`; the first call promises: the step begins there."""
         with torch.enable_grad():
-            loss = closure()
+            found = closure()
+            if (losses := returned_losses(found)) is not None:
+                found = self._evaluate_losses(*losses, held)
         if not self._solved:
             self.solve()
-        if self._promise is not None and not promises:
-            promises.append((self._promise, self._promise.share()))
-        return loss
+        if self._promise is not None and not begun:
+            begun.append((self._promise, self._promise.share()))
+        return found
+
+    def _evaluate_losses(self, losses: Any, objective: Any, held: list[Lagrangian]) -> Tensor:
+        """Leave the gradient of φ in `.grad`: at the first evaluation of a step d, whose φ is then held."""
+        if not held and (self._rows or self._solved):
+            raise RuntimeError(
+                "`opt.step(closure)` must backpropagate the losses that the closure returns. Found gradients of "
+                f"{list(self._rows) or 'a direction'} already. Return the losses and leave them be, or backpropagate "
+                "them and return a number."
+            )
+        named = named_losses(losses, parts=2 if isinstance(self.noise, HalfBatches) else 1)
+        for name, pair in named.items():
+            for part in pair:
+                check_loss(loss_call(name), part)  # their values are part of φ: a function is none, sketched or not
+        objective = objective() if callable(objective) else objective
+        self.zero_grad()
+        if held:
+            held[0].backward(named, objective)
+        else:
+            self.backward(losses, objective)
+            assert self._lagrangian is not None
+            held.append(self._lagrangian)
+        forgetting = [] if objective is None else [objective.detach()]
+        for group in self.base.param_groups if self.anchor is not None else ():
+            for parameter in group["params"]:
+                strength = group.get("anchor", 1.0)
+                if strength and parameter.requires_grad and parameter.grad is not None:
+                    place = parameter, self._start[parameter], strength * self._weight[parameter]
+                    forgetting.append(moved(*place))
+                    if not self._solved:  # in a later evaluation; in d it is already
+                        parameter.grad.add_(pull_back(*place).mul_(held[0].pull))
+        self._solved = True
+        return held[0].value(named, forgetting)
 
     # ------------------------------------------------------------------ groups and checkpoints
 
@@ -534,7 +714,7 @@ class LessForgetting(Optimizer):
         """
         self.base.add_param_group(param_group)
         try:
-            group = self.param_groups[-1]
+            group = self.base.param_groups[-1]
             if self.anchor is not None and self.anchor.is_fixed and group.get("anchor", 1.0):
                 raise ValueError(
                     "`opt.add_param_group(group)` must not be anchored where the anchor has tensors of its own. Found "
@@ -544,10 +724,10 @@ class LessForgetting(Optimizer):
             anchored = _anchored([group])
             if self.anchor is not None and anchored:
                 starts, factors = self.anchor.start(anchored), self.anchor.weights(anchored)
-                self._start |= zip(anchored, starts, strict=True)
+                self._start |= zip(anchored, map(self.storage.keep_start, starts), strict=True)
                 self._weight |= zip(anchored, factors, strict=True)
         except BaseException:
-            self.param_groups.pop()
+            self.base.param_groups.pop()
             raise
 
     def state_dict(self) -> dict[str, Any]:
@@ -559,10 +739,12 @@ class LessForgetting(Optimizer):
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         state_dict = self.base.state_dict()
-        places = [parameter for group in self.param_groups for parameter in group["params"]]
+        places = [parameter for group in self.base.param_groups for parameter in group["params"]]
         state_dict[_KEY] = {"anchor": {i: self._start[p] for i, p in enumerate(places) if p in self._start}}
         if (average := self._row_average or self._gramian_average) is not None:
             state_dict[_KEY]["noise"] = {type(self.noise).__name__: average.state_dict(places)}
+        if self.storage.rows == "sketch":
+            state_dict[_KEY]["sketches"] = self._sketches
         for after in self._optimizer_state_dict_post_hooks.values():
             changed = after(self, state_dict)
             state_dict = state_dict if changed is None else changed
@@ -591,7 +773,7 @@ class LessForgetting(Optimizer):
                 "base. The anchor stays at the weights of when it was wrapped: wrap before you load the model's.",
                 stacklevel=2,
             )
-        places = [parameter for group in self.param_groups for parameter in group["params"]]
+        places = [parameter for group in self.base.param_groups for parameter in group["params"]]
         for i, start in starts.items():
             if i >= len(places) or start.shape != places[i].shape:
                 found = "no such parameter" if i >= len(places) else f"shape {list(places[i].shape)}"
@@ -599,13 +781,15 @@ class LessForgetting(Optimizer):
                     f"`opt.load_state_dict(...)` must fit the optimizer's parameters. Found {found} for the anchor "
                     f"{i} of shape {list(start.shape)}. Build the optimizer with the groups that were saved."
                 )
-        anchors = [group.get("anchor") for group in self.param_groups]
+        anchors = [group.get("anchor") for group in self.base.param_groups]
         self.base.load_state_dict(state_dict)
-        for group, anchor in zip(self.param_groups, anchors, strict=True):
+        for group, anchor in zip(self.base.param_groups, anchors, strict=True):
             if own is None and anchor is not None:
                 group.setdefault("anchor", anchor)  # a bare checkpoint does not know it
         for i, start in starts.items():
-            self._start[places[i]] = start.detach().to(device=places[i].device, dtype=places[i].dtype, copy=True)
+            whole_start = start.detach().to(device=places[i].device, dtype=places[i].dtype, copy=True)
+            self._start[places[i]] = self.storage.keep_start(whole_start)
+        self._sketches = own.get("sketches", 0) if own else self._sketches
         means = own.get("noise", {}).get(type(self.noise).__name__) if own else None
         if self._row_average is not None:
             self._row_average = self._row_average.loaded(means, places)
@@ -631,7 +815,10 @@ class LessForgetting(Optimizer):
             "solver",
             "metric",
             "enforce",
+            "storage",
+            "_sketches",
             "constraints",
+            "missing",
             "report",
             "step_report",
             "_row_average",
@@ -643,7 +830,9 @@ class LessForgetting(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a state of `__getstate__`, with no gradients."""
+        self._memory = []
         self._reset()
+        self._one_pass = OnePass()
         super().__setstate__(state)
         self.register_step_pre_hook(_solve_first)
 
@@ -653,19 +842,38 @@ class LessForgetting(Optimizer):
         return (
             f"LessForgetting(decrease={self.decrease}, strength={self.strength}, scale={self.scale!r}, "
             f"limit={self.limit:g}, normalise={self.normalise!r}, noise={self.noise}, solver={self.solver!r}, "
-            f"metric={self.metric!r}, enforce={self.enforce!r}\n{base}\n)"
+            f"metric={self.metric!r}, enforce={self.enforce!r}, storage={self.storage}\n{base}\n)"
         )
 
     # ------------------------------------------------------------------ inside
 
     def _reset(self) -> None:
         """Have no gradients of any constraint."""
+        # Given back to the system all at once, the memory of rows on a CPU would come back page by page: each is kept
+        # until the next row of its place comes. That of the first is `.grad`.
+        if rows := list(vars(self).get("_rows", {}).values()):
+            self._memory = [{}, *(row for row in rows[1:] if all(place.is_cpu for place in row))]
         self._rows = {}
         self._halves = {}
         self._objective = {}
         self._capturing = None
         self._solved = False
+        self._seen = None
+        self._witness = None
+        self._lagrangian = None
         self._promise = None
+
+    def _note_look(self) -> None:
+        """Remember what somebody sees who looks at the gradients that wait."""
+        self._seen = [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
+
+    def _drop_overflow(self) -> None:
+        """Forget what a scaler has found to be no step: `model.zero_grad()`, which may follow, does not reach it."""
+        if self._seen is None or self._witness is None or self._witness.item() == _UNSCALED:
+            return
+        blocks = [*self._seen, *(whole(block) for row in self._rows.values() for block in row.values())]
+        if not all(block is None or block.isfinite().all() for block in blocks):
+            self._reset()
 
     def _mark_spent(self) -> None:
         """Remember one of the gradients that are in `.grad` as a direction that was used."""
@@ -683,7 +891,7 @@ class LessForgetting(Optimizer):
 
     def _parameters(self) -> list[Tensor]:
         """Return the parameters that want a gradient, in the order of the groups."""
-        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        return [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
 
     def _home(self, parameters: Sequence[Tensor]) -> torch.device:
         """Return where the step is solved."""
@@ -697,6 +905,41 @@ class LessForgetting(Optimizer):
             )
         return parameters[0].device
 
+    def _decide(
+        self, names: Sequence[str], products: Any, known: Any, rows: Sequence[Row] | None
+    ) -> tuple[Solved, Any]:
+        """Return the answer for the products of the rows and g₀, and these where it is.
+
+        Args:
+            names: of the constraints.
+            products: [m + 1, m + 1].
+            known: the values of the losses, or None.
+            rows: to look for what is not finite; None where they are not kept.
+        """
+        estimate, average = products, self._gramian_average
+        if self.solver != "device":
+            if not products.isfinite().all():
+                self._raise_not_finite([*map(loss_call, names), _OBJECTIVE], products, rows)
+            if average is not None:
+                average = average.then(names, products, {name: h * h.abs() for name, h in self._halves.items()})
+                estimate = average.estimate(names, products[-1, -1])
+            products, estimate, known = products.numpy(), estimate.numpy(), None if known is None else known.numpy()
+        solved = solve_direction(
+            estimate[:-1, :-1],
+            estimate[:-1, -1],
+            root(estimate[-1, -1]),
+            losses=known,
+            names=names,
+            decrease=self.decrease,
+            strength=self.strength,
+            scale=self.scale,
+            limit=self.limit,
+            normalise=self.normalise,
+            declared=self.constraints,
+        )
+        self._gramian_average = average
+        return solved, products
+
     def _metric_row(
         self, rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.device, losses: Tensor | None
     ) -> Row | None:
@@ -707,25 +950,26 @@ class LessForgetting(Optimizer):
         # The squares of the rows as they are posed; by their Euclidean norm, as that in P is not known yet.
         sizes: Any = [1.0] * len(rows[:-1])
         if self.normalise == "gradient":
-            sizes = [norm((b for p in parameters if (b := row(p)) is not None), home) for row in rows[:-1]]
+            sizes = [norm((b for p in parameters if (b := whole(row(p))) is not None), home) for row in rows[:-1]]
         elif self.normalise == "loss" and losses is not None:
             sizes = list(losses)
         scaling, rate = preconditioner(self.base), self._rate()
-        groups = {p: group for group in self.param_groups for p in group["params"]}
+        groups = {p: group for group in self.base.param_groups for p in group["params"]}
         kept: dict[Tensor, Tensor | None] = {}  # the base's step changes the state that P is made of
 
         def row(parameter: Tensor) -> Tensor | None:
             if parameter in kept:
                 return kept[parameter]
-            blocks = [(b, s) for row, s in zip(rows[:-1], sizes, strict=True) if (b := row(parameter)) is not None]
-            if not blocks and (alone := rows[-1](parameter)) is not None:
+            pairs = zip(rows[:-1], sizes, strict=True)
+            blocks = [(b, s) for row, s in pairs if (b := whole(row(parameter))) is not None]
+            if not blocks and (alone := whole(rows[-1](parameter))) is not None:
                 blocks = [(alone, 1.0)]  # the objective's alone, of which d is a multiple there
             block = None
             if blocks:
                 group, kind = groups[parameter], torch.promote_types(parameter.dtype, torch.float32)
                 square = torch.zeros_like(parameter, dtype=kind)
                 for part, size in blocks:
-                    scaled = part.to(kind)
+                    scaled = part.reshape(parameter.shape).to(kind)  # a block of the host comes in a line
                     if self.normalise is not None:
                         scaled = scaled * quotient(1.0, torch.as_tensor(size, dtype=kind, device=parameter.device))
                     square.addcmul_(scaled, scaled)
@@ -740,24 +984,32 @@ class LessForgetting(Optimizer):
 
     def _rate(self) -> float:
         """Return η, the least learning rate of the groups that is not 0; 0 where all are."""
-        return min((float(group["lr"]) for group in self.param_groups if group["lr"] > 0), default=0.0)
+        return min((float(group["lr"]) for group in self.base.param_groups if group["lr"] > 0), default=0.0)
 
     def _still(self) -> set[Tensor]:
         """Return what keeps no promise of a step and is not to be corrected: groups of rate 0, unless all are."""
         if self.enforce == "gradient" or not self._rate():
             return set()
-        return {p for group in self.param_groups if not group["lr"] > 0 for p in group["params"]}
+        return {p for group in self.base.param_groups if not group["lr"] > 0 for p in group["params"]}
 
     def _row(self, name: str) -> Row:
         """Return a constraint's row, or the mean of its rows."""
         row, average = self._rows[name], self._row_average
         return row.get if average is None else average.row(name, row)
 
-    def _objective_row(self) -> Row:
-        """Return g₀ as a row: the anchor's gradient and what was backpropagated outside of the constraints."""
-        reached = set().union(*self._rows.values(), *(self._row_average.rows.values() if self._row_average else ()))
+    def _objective_row(self, reached: Set[Tensor] = frozenset()) -> Row:
+        """Return g₀ as a row: the anchor's gradient and what was backpropagated outside of the constraints.
+
+        Args:
+            reached: the parameters that constraints without a row have reached.
+
+        Raises:
+            RuntimeError: for an anchored parameter without a start.
+        """
+        means = self._row_average.rows.values() if self._row_average else ()
+        reached = set(reached).union(*self._rows.values(), *means)
         strengths = {}
-        for k, group in enumerate(self.param_groups):
+        for k, group in enumerate(self.base.param_groups):
             strength = group.get("anchor", 1.0) if self.anchor is not None else 0.0
             for parameter in group["params"]:
                 if strength and parameter.requires_grad and parameter not in self._start:
@@ -768,12 +1020,12 @@ class LessForgetting(Optimizer):
                     )
                 strengths[parameter] = strength
 
-        def row(parameter: Tensor) -> Tensor | None:
-            blocks = [block for block in (parameter.grad, self._objective.get(parameter)) if block is not None]
-            if (blocks or parameter in reached) and strengths[parameter] and self.anchor is not None:
+        def row(parameter: Tensor) -> Block | None:
+            losses = [block for block in (parameter.grad, self._objective.get(parameter)) if block is not None]
+            if (losses or parameter in reached) and strengths[parameter] and self.anchor is not None:
                 weight = strengths[parameter] * self._weight[parameter]
-                blocks.append(pull_back(parameter, self._start[parameter], weight))
-            return sum(blocks[1:], start=blocks[0]) if blocks else None
+                return Pull(parameter, self._start[parameter], weight, losses)
+            return sum(losses[1:], start=losses[0]) if losses else None
 
         return row
 
@@ -810,13 +1062,19 @@ class LessForgetting(Optimizer):
                 "Add it to `constraints` when wrapping."
             )
 
-    def _raise_not_finite(self, calls: Sequence[str], rows: Sequence[Row]) -> None:
+    def _raise_not_finite(self, calls: Sequence[str], products: Tensor, rows: Sequence[Row] | None) -> None:
         """Raise with the first loss and parameter whose gradient is not finite."""
+        if rows is None:
+            call = calls[int((~products.diagonal().isfinite()).int().argmax())]
+            raise FloatingPointError(
+                f"the gradient of {call} must be finite. Found NaN or infinity. Parameters and optimizer state are "
+                "untouched: call opt.zero_grad() and skip this batch, or lower the rate."
+            )
         for call, row in zip(calls, rows, strict=True):
-            for k, group in enumerate(self.param_groups):
+            for k, group in enumerate(self.base.param_groups):
                 labels = group.get("param_names", [f"parameter {i}" for i in range(len(group["params"]))])
                 for label, parameter in zip(labels, group["params"], strict=True):
-                    block = row(parameter) if parameter.requires_grad else None
+                    block = whole(row(parameter)) if parameter.requires_grad else None
                     if block is not None and not block.isfinite().all():
                         raise FloatingPointError(
                             f"the gradient of {call} must be finite. Found NaN or infinity in {label} of group "

@@ -4,15 +4,15 @@ In: losses and names as the user wrote them. Out: the same, checked. May import:
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Loss = Tensor | tuple[Tensor, Tensor]
-"""A loss, or one on each half of a batch."""
+Loss = Tensor | tuple[Tensor, Tensor] | Callable[[], Tensor]
+"""A loss, one on each half of a batch, or a function that returns it."""
 
 
 def check_names(constraints: Iterable[str]) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ def check_names(constraints: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def named_losses(constraints: Mapping[str, Loss] | Sequence[Loss], parts: int = 1) -> dict[str, tuple[Tensor, ...]]:
+def named_losses(constraints: Mapping[str, Loss] | Sequence[Loss], parts: int = 1) -> dict[str, tuple[Any, ...]]:
     """Give every loss of `backward` its name.
 
     Args:
@@ -93,7 +93,8 @@ def check_loss(call: str, loss: Tensor) -> None:
         ValueError: if it is no scalar, not real, or needs no gradient.
     """
     if not isinstance(loss, Tensor):
-        raise TypeError(f"`{call}` must be a tensor. Found {type(loss).__name__}. Pass the loss, not its value.")
+        advice = "Pass what it returns" if callable(loss) else "Pass the loss, not its value"
+        raise TypeError(f"`{call}` must be a tensor. Found {type(loss).__name__}. {advice}.")
     if loss.numel() != 1:
         raise ValueError(f"`{call}` must be a scalar. Found shape {list(loss.shape)}. Take its mean or sum.")
     if not loss.is_floating_point():
@@ -143,7 +144,7 @@ def loss_values(losses: Mapping[str, float | Tensor], names: Sequence[str], devi
         if device is None and not math.isfinite(value):
             raise ValueError(f"`{call}` must be finite. Found {float(value)}. Skip this batch, or lower the rate.")
         if not isinstance(value, Tensor):
-            value = torch.full((), float(value), dtype=torch.float64, device=device)
+            value = torch.full((), float(value), dtype=torch.float64, device=device or "cpu")
         values.append(value.detach().reshape(()).to(device or "cpu", torch.float64, non_blocking=device is not None))
     return torch.stack(values)
 

@@ -97,7 +97,8 @@ def _adafactor(state: State, group: State, parameter: Tensor, square: Tensor) ->
 
 def _next_step(state: State) -> Tensor:
     """Return the number of the step to come, counting from 1: where torch keeps it, which may be a device."""
-    return torch.as_tensor(state["step"] if state else 0.0).double() + 1
+    step = state["step"] if state else 0.0
+    return (step if isinstance(step, Tensor) else torch.tensor(step, device="cpu")).double() + 1
 
 
 _KNOWN: dict[type, Preconditioner] = {

@@ -4,7 +4,7 @@ In: the rows of a step, or their inner products. Out: the same, with less noise.
 optimizer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,7 +104,7 @@ class RowAverage:
         self.steps: dict[str, int] = {}
         self.rows: dict[str, dict[Tensor, Tensor]] = {}
 
-    def row(self, name: str, new: Blocks) -> Row:
+    def row(self, name: str, new: Blocks) -> Callable[[Tensor], Tensor | None]:
         """Return the mean as it will be with a new row; nothing is changed yet."""
         old, share = self.rows.get(name, {}), _newest(self.decay, self.steps.get(name, 0) + 1)
 
@@ -158,7 +158,7 @@ class GramianAverage:
 
     decay: float
     names: tuple[str, ...] = ()
-    means: Tensor = field(default_factory=lambda: torch.zeros(4, 0, 0, dtype=torch.float64))
+    means: Tensor = field(default_factory=lambda: torch.zeros(4, 0, 0, dtype=torch.float64, device="cpu"))
 
     def then(self, names: Sequence[str], products: Tensor, halves: Mapping[str, Tensor]) -> "GramianAverage":
         """Return the means with one step more.
@@ -196,10 +196,13 @@ class GramianAverage:
         """
         steps, gramian, slopes, noise = self.means[_pairs(self.names, names)]
         surplus = (1 - _left(self.decay, steps.diagonal())) * noise.diagonal().clamp(min=0.0)
-        whole = torch.empty(len(names) + 1, len(names) + 1, dtype=torch.float64)
-        whole[:-1, :-1] = _without(gramian, surplus)
+        whole = torch.empty(len(names) + 1, len(names) + 1, dtype=torch.float64, device="cpu")
+        whole[:-1, :-1] = gramian
         whole[-1, :-1] = whole[:-1, -1] = slopes.diagonal() * root(objective_square)
         whole[-1, -1] = objective_square
+        if (steps != steps[0, 0]).any():  # some have been missing: the means are of different steps
+            whole = _compatible(whole)
+        whole[:-1, :-1] = _without(whole[:-1, :-1], surplus)
         return whole
 
     def state_dict(self, _places: Sequence[Tensor]) -> dict[str, Any]:
@@ -215,7 +218,7 @@ class GramianAverage:
 
 def _pairs(known: Sequence[str], names: Sequence[str]) -> tuple[slice, Tensor, Tensor]:
     """Return the places of all pairs of some constraints."""
-    at = torch.tensor([known.index(name) for name in names])
+    at = torch.tensor([known.index(name) for name in names], device="cpu")
     return slice(None), at[:, None], at
 
 
@@ -227,6 +230,19 @@ def _newest(decay: float, steps: Any) -> Any:
 def _left(decay: float, steps: Any) -> Any:
     """Return the share of a step's variance that is left in the mean, the sum of the squared weights (math.md, 75)."""
     return (1 - decay) * (1 + decay**steps) / ((1 + decay) * (1 - decay**steps))
+
+
+def _compatible(products: Tensor) -> Tensor:
+    """Return products that some vectors of the same lengths have, with the cosines nearest in kind (math.md, 128)."""
+    lengths = products.diagonal().sqrt()
+    units = lengths[:, None] * lengths
+    values, vectors = torch.linalg.eigh(quotient(products, units))
+    if values[0] >= 0:
+        return products
+    cosines = (vectors * values.clamp(min=0.0)) @ vectors.T
+    scales = cosines.diagonal().sqrt()
+    found: Tensor = quotient(cosines, scales[:, None] * scales) * units
+    return found
 
 
 def _without(gramian: Tensor, surplus: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def like(values: Sequence[float] | None, vector: Values) -> Values:
         if values is None:
             return torch.ones_like(vector)
         # Without `non_blocking` a copy to a GPU waits until it is done.
-        return torch.tensor(values, dtype=vector.dtype).to(vector.device, non_blocking=True)
+        return torch.tensor(values, dtype=vector.dtype, device="cpu").to(vector.device, non_blocking=True)
     return np.ones_like(vector) if values is None else np.array(values, dtype=np.float64)
 
 

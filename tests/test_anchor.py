@@ -5,7 +5,7 @@ import torch
 from torch.nn import Parameter
 
 from mgrad import Anchor
-from mgrad.anchor import pull_back
+from mgrad.anchor import Pull, moved, pull_back
 
 
 def test_start_is_a_copy_of_the_present_weights() -> None:
@@ -70,3 +70,27 @@ def test_anchors_add_up_with_the_sum_of_python() -> None:
     assert total.start(parameters)[0].item() == 1.0  # ½·2(θ − 0)² + ½(θ − 3)² is least there
     with pytest.raises(TypeError, match="unsupported operand"):
         1 + Anchor()
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5, "tensor"])
+def test_pieces_of_a_pull_are_those_of_the_whole(weight: object) -> None:
+    w, start, loss = torch.randn(4, 3), torch.randn(3, 4).T, torch.randn(4, 3)
+    factor = torch.rand(4, 3) if weight == "tensor" else float(weight)  # type: ignore[arg-type]
+    pull = Pull(w, start, factor, [loss])
+    expected = (pull_back(w, start, factor) + loss).reshape(-1)
+    assert pull.numel() == 12
+    assert torch.equal(torch.cat([pull.piece(0, 5), pull.piece(5, 12)]), expected)
+
+
+@pytest.mark.parametrize("kept", [torch.float64, torch.bfloat16])
+def test_the_value_of_f0_has_its_gradient(kept: torch.dtype) -> None:
+    """(60), and (124) of a rounded start: by central differences, exact for the piecewise square off its edges."""
+    generator = torch.Generator().manual_seed(0)
+    begin = 10 * torch.randn(30, generator=generator, dtype=torch.float64)
+    start, weight = begin.to(kept), torch.rand(30, generator=generator, dtype=torch.float64)
+    assert moved(begin, start, weight) == 0
+    w = begin + torch.randn(30, generator=generator, dtype=torch.float64)
+    gradient, h = pull_back(w, start, weight), 1e-6
+    for k, unit in enumerate(torch.eye(30, dtype=torch.float64) * h):
+        slope = (moved(w + unit, start, weight) - moved(w - unit, start, weight)) / (2 * h)
+        assert float(slope) == pytest.approx(float(gradient[k]), abs=1e-7)

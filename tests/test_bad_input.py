@@ -573,6 +573,11 @@ OPTIONS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "`LessForgetting(constraints=...)` must …. Found none",
     ),
+    "some of no constraints": (
+        lambda: build(missing=True),
+        ValueError,
+        "`LessForgetting(missing=True)` must know the constraints … Found none. Name",
+    ),
     "rate is 0": (lambda: KeepPace(rate=0), ValueError, "`KeepPace(rate=...)` must be positive and finite. Found 0."),
     "rate is nan": (lambda: MinNorm(rate=float("nan")), ValueError, "`MinNorm(rate=...)` must be … Found nan."),
     "rate < 0": (lambda: Target([1.0], rate=-1.0), ValueError, "`Target(rate=...)` must be positive … Found -1.0."),

@@ -1,4 +1,4 @@
-"""One model on the host and on a GPU. Only where CUDA is: `pytest -m gpu`; integers make the sums exact on either."""
+"""One model on the host and on a GPU. Only where CUDA is: `make test-gpu`; integers make the sums exact on either."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
-from mgrad import LessForgetting, Status, solve_batch
+from mgrad import HalfBatches, LessForgetting, Status, Storage, solve_batch
 from mgrad.jacobian import Row, gramian
 
 pytestmark = pytest.mark.gpu
@@ -69,6 +70,34 @@ def test_a_gradient_on_the_gpu_that_is_not_finite_is_an_error() -> None:
         opt.backward([there[0].sum() + (there[1] - there[1].detach()).sqrt().sum().cpu()])
 
 
+@pytest.mark.parametrize("options", [{}, {"solver": "device"}, {"noise": HalfBatches()}], ids=str)
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scaler_on_the_gpu_unscales_rows_and_skips_an_overflow(options: dict[str, Any], fused: bool) -> None:
+    """Bit for bit, as its scale is a power of two; the host's part of HalfBatches is unscaled on the host."""
+
+    def trained(scaler: GradScaler, bad: int | None) -> Parameter:
+        w = Parameter(torch.tensor([1.0, 2.0], device=GPU))
+        opt = LessForgetting(AdamW([w], lr=0.125, fused=fused), scale="absolute", strength=0.5, **options)
+        for step in range(4):
+            if step == bad and not scaler.is_enabled():
+                continue
+            opt.zero_grad()
+            for name, centre in (("en", -step), ("de", 3.0)):
+                for half in (1.0, 2.0) if options.get("noise") else (1.0,):
+                    with opt.constraint(name):
+                        loss = half * (w - centre).square().sum()
+                        scaler.scale(loss * (torch.inf if (step, name) == (bad, "de") else 1.0)).backward()
+            scaler.step(opt)
+            scaler.update()
+        return w
+
+    scaler = GradScaler("cuda", init_scale=2.0**10)
+    assert torch.equal(trained(scaler, None), trained(GradScaler("cuda", enabled=False), None))
+    assert scaler.get_scale() == 2.0**10
+    assert torch.equal(trained(scaler, 2), trained(GradScaler("cuda", enabled=False), 2))
+    assert scaler.get_scale() == 2.0**9
+
+
 @contextmanager
 def no_waiting() -> Iterator[None]:
     """Let torch raise for an operation that makes the host wait for the GPU."""
@@ -115,3 +144,17 @@ def test_a_stack_is_solved_on_the_gpu_as_on_the_host_without_waiting(domain: Any
     expected = solve_batch(G, q, domain=domain)
     assert found.status.tolist() == expected.status.tolist()
     torch.testing.assert_close(found.multipliers.cpu(), expected.multipliers, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", ["cpu", "bfloat16", "sketch"])
+def test_what_is_kept_elsewhere_gives_the_same_step(rows: Any) -> None:
+    """Integers of few digits: exact in bfloat16, and two values rarely share a place of a sketch."""
+    plain, kept = (Parameter(torch.arange(8.0, device=GPU)) for _ in range(2))
+    for w, storage in ((plain, None), (kept, Storage(rows=rows, start="cpu"))):
+        opt = LessForgetting(SGD([w], lr=0.125), storage=storage)
+        for _ in range(2):
+            opt.zero_grad()
+            opt.backward([w.square().sum() / 4, (w - 3).square().sum() / 4])
+            opt.step()
+    # A sketch of 2¹⁶ numbers is exact unless two of eight values share one.
+    torch.testing.assert_close(kept.detach(), plain.detach(), rtol=2.0**-7, atol=2.0**-7)

@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 
 from mgrad import LessForgetting, constrained_direction
 
+pytestmark = pytest.mark.any_device
+
 REFUSED = {
     "SparseAdam": "takes sparse gradients alone, and a direction is dense",
 }
@@ -112,6 +114,18 @@ def test_several_losses_are_the_bare_optimizer_along_the_direction(name: str) ->
     for expected, found in zip(path(bare, base, by_hand), path(wrapped, opt, ours), strict=True):
         # Rounding of the direction, 1e-15 of it, grows where a step divides by the gradient's own size.
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in USABLE if name != "LBFGS"])  # which has tests of its own
+def test_a_closure_that_returns_the_losses_is_backward_and_step(name: str) -> None:
+    one, other = matrices(), matrices()
+    first, second = (LessForgetting(CLASSES[name](parameters, lr=1e-2), strength=0.3) for parameters in (one, other))
+    for step in range(STEPS):
+        first.step(lambda step=step: losses(one, step, 3))  # type: ignore[misc]
+        second.zero_grad()
+        second.backward(losses(other, step, 3))
+        second.step()
+        assert all(torch.equal(p, q) for p, q in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import Embedding, Parameter
 
 from mgrad import jacobian
-from mgrad.jacobian import Row, along, capture, combine, gramian, norm, shared_graphs
+from mgrad.jacobian import Row, along, capture, combine, gramian, norm, shared_graphs, whole
 
 HOST = torch.device("cpu")
 SHAPES: list[tuple[int, ...]] = [(), (1,), (0, 3), (7,), (2, 5), (3, 2, 2)]
@@ -23,11 +23,25 @@ def integers(seed: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float
 
 
 def flat(row: Row, parameters: list[Tensor]) -> Tensor:
-    blocks = [torch.zeros_like(p) if (block := row(p)) is None else block for p in parameters]
+    blocks = [torch.zeros_like(p) if (block := whole(row(p))) is None else block for p in parameters]
     return torch.cat([block.double().reshape(-1) for block in blocks])
 
 
 class TestCapture:
+    def test_gradients_in_one_memory_are_set_apart(self) -> None:
+        """As autograd leaves them of parameters that are added as views: one is the other's, or a part of it."""
+        w, u, v = Parameter(torch.ones(2, 3)), Parameter(torch.ones(4)), Parameter(torch.ones(10))
+        factor, row = torch.arange(1.0, 11.0), dict[Tensor, Tensor]()
+        both = torch.cat([w.view(6), u])
+        with capture([w, u, v], row):
+            ((both + v.view(10)) * factor).sum().backward()
+        direction = combine([row.get], [2.0], [w, u, v])
+        assert [d.reshape(-1).tolist() for d in direction if d is not None] == [
+            (2 * factor[:6]).tolist(),
+            (2 * factor[6:]).tolist(),
+            (2 * factor).tolist(),
+        ]
+
     def test_row_is_the_tensor_that_autograd_made(self) -> None:
         made: list[int] = []
 
@@ -101,7 +115,7 @@ class TestGramian:
         functions: list[Row] = [row.get for row in blocks]
         stacked = torch.stack([flat(row, parameters) for row in functions])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(jacobian._BLOCK, "cpu", window)
+            patch.setitem(jacobian._WINDOW, "cpu", window)
             actual = gramian(functions, parameters, HOST)
         assert actual.dtype == torch.float64
         assert torch.equal(actual, stacked @ stacked.T)
@@ -128,6 +142,73 @@ class TestGramian:
     def test_squares_beyond_the_range_of_float32_are_kept(self, size: float) -> None:
         w, block = torch.zeros(1), torch.tensor([size])
         assert gramian([{w: block}.get], [w], HOST).item() == float(block.double()) ** 2
+
+
+class TestManyProducts:
+    """Of more than 2¹⁷ float32 values: products in float32, shares of 2¹³ each (math.md, 120-122)."""
+
+    SIZE = 2**17 + 12_345
+    LOSS = 2.0**13 / 8 * 2.0**-24  # (120)
+
+    def rows(self, m: int, seed: int, power: float = 0.0) -> tuple[Tensor, list[Tensor], list[Row]]:
+        generator = torch.Generator().manual_seed(seed)
+        J = 10.0**power * torch.randn(m, self.SIZE, generator=generator)
+        parameters = [torch.zeros(2**16, 2), torch.zeros(12_345)]
+        return J, parameters, self.cut(J, parameters)
+
+    def cut(self, J: Tensor, parameters: list[Tensor]) -> list[Row]:
+        parts = [(g[: 2**17].view(2**16, 2), g[2**17 :]) for g in J]
+        return [dict(zip(parameters, part, strict=True)).get for part in parts]
+
+    @given(st.integers(1, 20), st.integers(0, 2**32 - 1), st.floats(-12, 12))
+    @settings(max_examples=20)
+    def test_are_those_of_float64_to_the_bound(self, m: int, seed: int, power: float) -> None:
+        J, parameters, rows = self.rows(m, seed, power)
+        J[0, ::2] = J[0, 0]  # sums that round the same way every time
+        exact, actual = J.double() @ J.double().T, gramian(rows, parameters, HOST)
+        lengths = J.double().norm(dim=1)
+        assert torch.equal(actual, actual.T)
+        assert ((actual - exact).abs() <= self.LOSS * lengths[:, None] * lengths).all()
+
+    @pytest.mark.parametrize("scale", [1e-30, 1e-21, 1.0, 1e21, 1e30])
+    @pytest.mark.parametrize("away", [0.0, 1e-6, 1e-3])
+    def test_nearly_dependent_rows_and_rows_of_any_size_have_the_products_of_float64(
+        self, scale: float, away: float
+    ) -> None:
+        """Where the rows are nearly dependent a form aᵀGa is small beside G, and float32 would leave nothing of it."""
+        J, parameters, _ = self.rows(3, 0)
+        J[1] = -J[0] + away * J[2]
+        J *= scale
+        actual = gramian(self.cut(J, parameters), parameters, HOST)
+        together = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
+        exact = float((J[0].double() + J[1].double()).square().sum())
+        error = 2.0**-40 * float(J[0].double().square().sum())
+        assert float(together @ actual @ together) == pytest.approx(exact, rel=2.0**-40, abs=error)
+
+    def test_a_row_that_is_zero_needs_no_second_look_and_one_whose_squares_are_does(self) -> None:
+        J, parameters, _ = self.rows(2, 0)
+        for value, looks in ((0.0, 2 + 2), (1e-30, 2 + 1 + 2)):
+            J[1] = value
+            count, functions = 0, self.cut(J, parameters)
+
+            def second(parameter: Tensor, row: Row = functions[1]) -> Any:
+                nonlocal count
+                count += 1
+                return row(parameter)
+
+            actual = gramian([functions[0], second], parameters, HOST)
+            # Once for the products of each parameter, and once to see whether all is 0, until something is not.
+            assert count == looks
+            assert actual[1, 1].item() == pytest.approx(self.SIZE * float(J[1, 0].double()) ** 2)
+
+    @given(st.integers(2, 8), st.integers(0, 2**32 - 1), st.floats(0, 1))
+    @settings(max_examples=20)
+    def test_forms_are_right_to_a_sixteenth_whatever_the_rows(self, m: int, seed: int, away: float) -> None:
+        J, parameters, _ = self.rows(m, seed)
+        J[1:] = J[0] + 10.0 ** (-4 * away) * J[1:]
+        exact, actual = J.double() @ J.double().T, gramian(self.cut(J, parameters), parameters, HOST)
+        values = torch.linalg.eigvals(torch.linalg.solve(exact, actual)).real
+        assert (values - 1).abs().max() <= 1 / 16
 
 
 class TestInnerProducts:
@@ -166,7 +247,7 @@ class TestCombine:
         w = torch.zeros(6, dtype=dtype)
         blocks = [integers(i, (6,), dtype) for i in range(3)]
         expected = 2 * blocks[0].double() - 3 * blocks[2].double()
-        total = combine([{w: block}.get for block in blocks], [2.0, 0.0, -3.0], w)
+        (total,) = combine([{w: block}.get for block in blocks], [2.0, 0.0, -3.0], [w])
         assert total is not None
         assert total.dtype == dtype
         assert torch.equal(total.double(), expected)
@@ -175,7 +256,7 @@ class TestCombine:
         w = torch.zeros(2)
         first, second = torch.ones(2), torch.ones(2)
         empty: dict[Tensor, Tensor] = {}
-        total = combine([empty.get, {w: first}.get, {w: second}.get], [9.0, 2.0, 3.0], w)
+        (total,) = combine([empty.get, {w: first}.get, {w: second}.get], [9.0, 2.0, 3.0], [w])
         assert total is not None
         assert total.data_ptr() == first.data_ptr()
         assert total.tolist() == [5.0, 5.0]
@@ -183,13 +264,13 @@ class TestCombine:
 
     def test_no_block_at_all_is_no_gradient(self) -> None:
         empty: dict[Tensor, Tensor] = {}
-        assert combine([empty.get], [1.0], torch.zeros(2)) is None
+        assert combine([empty.get], [1.0], [torch.zeros(2)]) == [None]
 
     def test_below_float32_the_sum_is_not_rounded_on_the_way(self) -> None:
         # In bfloat16, with 8 significant bits, 256 + 1 is 256.
         w = torch.zeros(1, dtype=torch.bfloat16)
         rows: list[Row] = [{w: torch.tensor([v], dtype=torch.bfloat16)}.get for v in (256.0, 1.0, -256.0)]
-        total = combine(rows, [1.0, 1.0, 1.0], w)
+        (total,) = combine(rows, [1.0, 1.0, 1.0], [w])
         assert total is not None
         assert total.item() == 1.0
 
@@ -198,7 +279,7 @@ class TestCombine:
         row: dict[Tensor, Tensor] = {}
         with pytest.warns(UserWarning, match="create_graph"), capture([w], row):
             w.pow(3).sum().backward(create_graph=True)
-        total = combine([row.get], [2.0], w)
+        (total,) = combine([row.get], [2.0], [w])
         assert total is not None
         assert total.tolist() == [6.0, 6.0]
 
@@ -245,3 +326,16 @@ class TestSharedGraphs:
     def test_sharing_is_seen_through_any_operation(self, function: Callable[[Tensor], Tensor]) -> None:
         trunk = function(Parameter(torch.ones(2)))
         assert shared_graphs([trunk.sum(), trunk.prod()]) == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_rows_that_are_kept_are_as_before(dtype: torch.dtype, kind: torch.dtype) -> None:
+    """Also of the type in which the sums of a narrower parameter are formed, as averages are."""
+    parameter = torch.zeros(5, dtype=dtype)
+    rows = [{parameter: integers(seed, (5,), kind)} for seed in range(2)]
+    before = [row[parameter].clone() for row in rows]
+    (found,) = combine([row.get for row in rows], [2.0, -3.0], [parameter], keep=True)
+    assert found is not None
+    assert found.tolist() == (2 * before[0] - 3 * before[1]).tolist()
+    assert [row[parameter].tolist() for row in rows] == [block.tolist() for block in before]

@@ -20,6 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from mgrad import Anchor, Direction, KeepPace, LessForgetting, MinNorm, Status, constrained_direction
 from tests.training import Base, assert_identical, every_base, gradients, losses, new_model, train, weights
 
+pytestmark = pytest.mark.any_device
+
 # ---------------------------------------------------------------------- a slow, obvious twin
 
 
@@ -311,6 +313,25 @@ def test_the_anchor_of_a_group_multiplies_its_part() -> None:
 
 
 # ---------------------------------------------------------------------- gradients as autograd makes them
+
+
+def test_on_a_cpu_the_memory_of_a_row_is_kept_until_the_next_of_its_place() -> None:
+    """So that it does not go to the system and come back page by page; of other names there are no more."""
+    opt = LessForgetting(SGD([w := Parameter(torch.ones(3))], lr=0.1))
+    for name, factor in (("a", 1.0), ("b", 2.0), ("c", 3.0)):
+        with opt.constraint(name):
+            (factor * w).square().sum().backward()
+    rows = [weakref.ref(opt._rows[name][w]) for name in "abc"]
+    opt.step()
+    opt.zero_grad()
+    gc.collect()
+    alive = [[row() is not None for row in rows]]
+    for name in "cde":
+        with opt.constraint(name):
+            w.sum().backward()
+            gc.collect()
+            alive.append([row() is not None for row in rows])
+    assert alive == [[False, True, True], [False, True, True], [False, False, True], [False, False, False]]
 
 
 def test_no_row_is_copied() -> None:

@@ -53,6 +53,37 @@ def mean(values: Sequence[Any], decay: float) -> Any:
     return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
 
 
+@given(
+    st.lists(st.sets(st.integers(0, 3), min_size=1), min_size=1, max_size=12),
+    st.integers(0, 2**32 - 1),
+    st.floats(0.0, 0.99),
+    st.sampled_from([SmoothGramian, HalfBatches]),
+)
+def test_where_some_have_been_missing_the_products_are_still_of_vectors(
+    present: list[set[int]], seed: int, decay: float, kind: Any
+) -> None:
+    """(128): semi-definite with c and ‖g₀‖², to rounding, and every length is the mean of its own steps."""
+    J, theta = rows(seed % 1000, len(present), m=5), zeros()
+    scales = 10.0 ** torch.randint(-3, 4, (len(present), 5), generator=torch.Generator().manual_seed(seed))
+    J = J * scales[:, :, None]
+    opt = wrap(theta, kind(decay), strength=1.0)
+    for step, names in zip(J, present, strict=True):
+        opt.zero_grad()
+        for i in sorted(names):
+            for _ in range(2 if kind is HalfBatches else 1):  # halves without noise
+                with opt.constraint(str(i)):
+                    (step[i] @ theta).backward()
+        (step[4] @ theta).backward()
+        report = opt.solve()
+    products = np.block([[report.gramian, report.correlation[:, None]], [report.correlation, report.objective_norm**2]])
+    lengths = np.sqrt(products.diagonal())
+    assert np.linalg.eigvalsh(products / lengths / lengths[:, None])[0] >= -32 * EPS * len(products)
+    for i, square in zip(map(int, report.names), report.gramian.diagonal(), strict=True):
+        factor = 4.0 if kind is HalfBatches else 1.0
+        own = mean([factor * float(step[i] @ step[i]) for step, has in zip(J, present, strict=True) if i in has], decay)
+        assert square == pytest.approx(own, rel=1e-12)
+
+
 def zeros(n: int = 6, **options: Any) -> Tensor:
     return Parameter(torch.zeros(n, **{"dtype": torch.float64, **options}))
 

@@ -13,6 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, St
 from mgrad import Anchor, LessForgetting
 from tests.training import BASES, Base, assert_identical, every_base, gradients, losses, new_model, train, weights
 
+pytestmark = pytest.mark.any_device
+
 # ---------------------------------------------------------------------- what is shown is the base's
 
 

@@ -15,6 +15,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 from mgrad import Anchor, LessForgetting
 from tests.training import BASES, Base, assert_identical, every_base, losses, new_model, train, weights
 
+pytestmark = pytest.mark.any_device
+
 
 def through_a_file(state: Any) -> Any:
     """Save and load as the safe torch.load does: tensors and plain containers alone."""
@@ -169,9 +171,10 @@ def test_a_copy_has_every_option(duplicate: Callable[[Any], Any]) -> None:
         scale="absolute",
         limit=10.0,
         constraints=["en"],
+        missing=True,
     )
     other = duplicate(opt)
-    for name in ("decrease", "strength", "scale", "limit", "constraints", "report"):
+    for name in ("decrease", "strength", "scale", "limit", "constraints", "missing", "report"):
         assert getattr(other, name) == getattr(opt, name)
     assert_identical(other.anchor.reference, opt.anchor and opt.anchor.reference)
 

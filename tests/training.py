@@ -30,9 +30,10 @@ every_base = pytest.mark.parametrize("base", BASES.values(), ids=BASES)
 
 def new_model(seed: int = 0) -> Sequential:
     """Return a small network in float64."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # the same numbers on every device
         torch.manual_seed(seed)
-        return Sequential(Linear(3, 4), Tanh(), Linear(4, 1)).double()
+        model = Sequential(Linear(3, 4), Tanh(), Linear(4, 1)).double()
+    return model.to(torch.get_default_device())
 
 
 def losses(model: Module, step: int) -> dict[str, Tensor]:

@@ -34,7 +34,12 @@ class Model:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """All that is trained."""
-        return [*self.shared.parameters(), *self.heads.parameters()]
+        return [p for p in (*self.shared.parameters(), *self.heads.parameters()) if p.requires_grad]
+
+    @property
+    def has_batches(self) -> bool:
+        """Whether each loss has a batch of its own."""
+        return len(self.heads) == 1
 
     def loss(self, features: Tensor, i: int) -> Tensor:
         """Return loss i of its features."""
@@ -42,7 +47,7 @@ class Model:
 
     def losses(self) -> list[Tensor]:
         """Return all losses: of their own batches with one head, or of the first batch with one head each."""
-        if len(self.heads) == 1:
+        if self.has_batches:
             return [self.loss(self.shared(x), i) for i, x in enumerate(self.inputs)]
         features = self.shared(self.inputs[0])
         return [self.loss(features, i) for i in range(len(self.heads))]
@@ -60,6 +65,19 @@ class _Tokens(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Return the features of all tokens."""
         features: Tensor = self.encoder(self.words(ids)).flatten(0, 1)
+        return features
+
+
+class _Sentences(nn.Module):
+    """An encoder of sentences of one length; every token is an example."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the features of all tokens."""
+        features: Tensor = self.encoder(ids, torch.ones_like(ids, dtype=torch.bool)).flatten(0, 1)
         return features
 
 
@@ -83,6 +101,24 @@ def _transformer(losses: int) -> tuple[nn.Module, int, Tensor, int]:
     return _Tokens(8000, 256, 6), 256, torch.randint(8000, (losses, 8, 32)), 256
 
 
+def _multilingual(losses: int) -> tuple[nn.Module, int, Tensor, int]:
+    """Return multilingual-e5-small as the example trains it, 21.5 million weights; 8 sentences of 32 random tokens."""
+    from benchmarks.multilingual import e5  # what it needs is not needed by the others
+
+    backbone = e5.load()
+    words = torch.randperm(e5.read_head(e5.find_file()).shape.vocabulary)[:1000].sort().values
+    ids = words[torch.randint(len(words), (losses, 8, 32))]
+    return _Sentences(backbone.build(words.tolist())), backbone.width, ids, 256
+
+
+def _adapters(losses: int) -> tuple[nn.Module, int, Tensor, int]:
+    """Return the same model with adapters of rank 8 on queries and values, 0.15 million weights that are trained."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    shared, *data = _multilingual(losses)
+    return inject_adapter_in_model(LoraConfig(r=8, target_modules=["query", "value"]), shared), *data
+
+
 def _tiny(losses: int) -> tuple[nn.Module, int, Tensor, int]:
     """Return 15 weights, for tests."""
     return nn.Sequential(nn.Linear(4, 3), nn.Tanh()), 3, torch.randn(losses, 2, 4), 2
@@ -92,6 +128,8 @@ MODELS: dict[str, Callable[[int], tuple[nn.Module, int, Tensor, int]]] = {
     "mlp": _mlp,
     "convnet": _convnet,
     "transformer": _transformer,
+    "multilingual": _multilingual,
+    "adapters": _adapters,
     "tiny": _tiny,
 }
 

@@ -1,6 +1,6 @@
-"""Training steps with AdamW: plain ones, mgrad's, and those of others.
+"""Training steps with AdamW: plain ones and mgrad's; those of others are in `peers`.
 
-In: a `Model`. Out: a function that takes a step. May import: models, mgrad, torchjd.
+In: a `Model`. Out: a function that takes a step. May import: models, mgrad.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def plain(model: Model) -> Step:
 
     def step() -> None:
         opt.zero_grad()
-        for loss in _one_at_a_time(model):
+        for loss in one_at_a_time(model):
             loss()
         opt.step()
 
@@ -34,11 +34,11 @@ def plain(model: Model) -> Step:
 def once(model: Model) -> Step:
     """Take one pass over all batches together, or over the sum of the losses."""
     opt = AdamW(model.parameters, lr=RATE)
-    everything, together = model.inputs.flatten(0, 1), len(model.heads) == 1
+    everything = model.inputs.flatten(0, 1)
 
     def step() -> None:
         opt.zero_grad()
-        if together:
+        if model.has_batches:
             logits = model.heads[0](model.shared(everything))
             (len(model.labels) * torch.nn.functional.cross_entropy(logits, model.labels.flatten())).backward()
         else:
@@ -48,47 +48,20 @@ def once(model: Model) -> Step:
     return step
 
 
-def less_forgetting(model: Model) -> Step:
-    """Take a less-forgetting step with its defaults."""
-    opt = LessForgetting(AdamW(model.parameters, lr=RATE))
-
-    def step() -> None:
-        opt.zero_grad()
-        if len(model.heads) == 1:
-            for i, loss in enumerate(_one_at_a_time(model)):
-                with opt.constraint(str(i)):
-                    loss()
-        else:
-            opt.backward(model.losses())
-        opt.step()
-
-    return step
-
-
-def torchjd(aggregator: str, chunk: int | None) -> Stepper:
-    """Return TorchJD's steps with one of its aggregators.
-
-    Args:
-        aggregator: the name of its class.
-        chunk: None for all rows at once by vmap, 1 for one after the other without it.
-    """
+def less_forgetting(**options: Any) -> Stepper:
+    """Return less-forgetting steps, with options of `LessForgetting`."""
 
     def start(model: Model) -> Step:
-        from torchjd import aggregation, autojac  # not needed by the others
-
-        opt = AdamW(model.parameters, lr=RATE)
-        aggregate: Any = getattr(aggregation, aggregator)()
+        opt = LessForgetting(AdamW(model.parameters, lr=RATE), **options)
 
         def step() -> None:
             opt.zero_grad()
-            if len(model.heads) == 1:
-                autojac.backward(model.losses(), parallel_chunk_size=chunk)
-                autojac.jac_to_grad(model.parameters, aggregate)
+            if model.has_batches:
+                for i, loss in enumerate(one_at_a_time(model)):
+                    with opt.constraint(str(i)):
+                        loss()
             else:
-                features = model.shared(model.inputs[0])
-                losses = [model.loss(features, i) for i in range(len(model.heads))]
-                autojac.mtl_backward(losses, features=features, parallel_chunk_size=chunk)
-                autojac.jac_to_grad(model.shared.parameters(), aggregate)
+                opt.backward(model.losses())
             opt.step()
 
         return step
@@ -96,9 +69,31 @@ def torchjd(aggregator: str, chunk: int | None) -> Stepper:
     return start
 
 
-def _one_at_a_time(model: Model) -> list[Step]:
+def together(model: Model) -> Step:
+    """Take a less-forgetting step from one pass over all batches together, batch norm in evaluation mode.
+
+    Where the losses share a batch there is nothing to separate: the step is `less_forgetting`'s.
+    """
+    if not model.has_batches:
+        return less_forgetting()(model)
+    opt = LessForgetting(AdamW(model.parameters, lr=RATE))
+    everything, m = model.inputs.flatten(0, 1), len(model.inputs)
+    for module in model.shared.modules():
+        module.train("BatchNorm" not in type(module).__name__)
+
+    def step() -> None:
+        opt.zero_grad()
+        logits = model.heads[0](model.shared(everything)).unflatten(0, (m, -1))
+        losses = [torch.nn.functional.cross_entropy(*pair) for pair in zip(logits, model.labels, strict=True)]
+        opt.backward(losses, examples=[len(batch) for batch in model.inputs])
+        opt.step()
+
+    return step
+
+
+def one_at_a_time(model: Model) -> list[Step]:
     """Return for each loss a function that backpropagates it, its forward pass included where that is its own."""
-    if len(model.heads) == 1:
+    if model.has_batches:
         return [lambda i=i, x=x: model.loss(model.shared(x), i).backward() for i, x in enumerate(model.inputs)]  # type: ignore[misc]
     losses: list[Tensor] = model.losses()
     last = len(losses) - 1
@@ -106,13 +101,12 @@ def _one_at_a_time(model: Model) -> list[Step]:
 
 
 REFERENCE = "m backward passes"
+OURS = "less-forgetting"
 STEPPERS: dict[str, Stepper] = {
     REFERENCE: plain,
     "one pass": once,
-    "less-forgetting": less_forgetting,
-    "TorchJD UPGrad": torchjd("UPGrad", None),
-    "TorchJD UPGrad, no vmap": torchjd("UPGrad", 1),
-    "TorchJD MGDA": torchjd("MGDA", None),
-    "TorchJD MGDA, no vmap": torchjd("MGDA", 1),
+    OURS: less_forgetting(),
+    "less-forgetting, one pass": together,
+    "less-forgetting, solved on the device": less_forgetting(solver="device"),
 }
 SETTINGS: tuple[Setting, ...] = ("batches", "heads")

@@ -1,96 +1,86 @@
-"""Seconds and memory of a step.
+"""Seconds of a step, beside those of m plain backward passes.
 
-In: a model, a setting, a number of losses. Out: records. May import: models, steppers, multilingual.memory.
+In: a model, a setting, a number of losses, steppers. Out: records. May import: clock, models, peers, steppers.
 """
 
-import json
-import subprocess
-import sys
-from time import perf_counter
+from collections.abc import Sequence
+from math import inf
+from time import monotonic
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.multilingual.memory import Peak
-from benchmarks.overhead.models import Setting, build
-from benchmarks.overhead.steppers import REFERENCE, STEPPERS, Step
+from benchmarks.overhead.clock import seconds
+from benchmarks.overhead.models import Model, Setting, build
+from benchmarks.overhead.peers import EVERYONE
+from benchmarks.overhead.steppers import REFERENCE, Step
 
 Record = dict[str, Any]
+FEWEST = 3  # turns, also where the time is up
 
 
-def measure(name: str, setting: Setting, losses: int, repeats: int, device: str) -> list[Record]:
-    """Time all steppers in turns, each on a model of its own; the first who is called differs from turn to turn.
+def measure(
+    name: str,
+    setting: Setting,
+    losses: int,
+    steppers: Sequence[str],
+    repeats: int,
+    device: str,
+    until: float = inf,
+) -> list[Record]:
+    """Time the reference and some steppers in turns, each on a model of its own; another is the first in every turn.
+
+    Args:
+        name: of the model.
+        setting: of the losses.
+        losses: m.
+        steppers: of `EVERYONE`.
+        repeats: turns.
+        device: "cpu" or "cuda".
+        until: from this time on, by the monotonic clock, no turn is begun after the third.
 
     Returns:
-        Of each its median seconds, and the median and the quartiles of the ratio to the reference of the same turn.
+        Of each its median seconds, and the median and the quartiles of the ratio to the reference of the same turn; of
+        one that raised, its error.
     """
-    steps = {stepper: start(build(name, losses, setting, device)) for stepper, start in STEPPERS.items()}
-    for step in steps.values():
-        step()
-        step()
-    seconds: dict[str, list[float]] = {stepper: [] for stepper in steps}
-    names = list(steps)
-    for turn in range(repeats):
-        at = turn % len(names)
-        for stepper in names[at:] + names[:at]:
-            seconds[stepper].append(_seconds(steps[stepper], device))
-    by = np.array(seconds[REFERENCE])
+    started = {
+        stepper: _start(stepper, build(name, losses, setting, device))
+        for stepper in dict.fromkeys((REFERENCE, *steppers))
+    }
+    steps = {stepper: step for stepper, step in started.items() if not isinstance(step, str)}
+    taken = _turns(steps, repeats, device, until)
+    by = np.array(taken[REFERENCE])
     records = []
-    for stepper, taken in seconds.items():
-        low, middle, high = np.quantile(np.array(taken) / by, [0.25, 0.5, 0.75]).tolist()
-        cell = {"model": name, "setting": setting, "losses": losses, "stepper": stepper}
-        records.append({**cell, "seconds": float(np.median(taken)), "low": low, "ratio": middle, "high": high})
+    for stepper, step in started.items():
+        cell = {"device": device, "model": name, "setting": setting, "losses": losses, "stepper": stepper}
+        if isinstance(step, str):
+            records.append({**cell, "failed": step})
+            continue
+        low, middle, high = np.quantile(np.array(taken[stepper]) / by, [0.25, 0.5, 0.75]).tolist()
+        found = {"seconds": float(np.median(taken[stepper])), "low": low, "ratio": middle, "high": high}
+        records.append({**cell, "turns": len(by), **found})
     return records
 
 
-def memory(name: str, setting: Setting, losses: int, device: str) -> list[Record]:
-    """Measure the peak of every stepper's third step, each in a process of its own.
-
-    Returns:
-        Of each the bytes above the reference's, in gradients: of n values in float32.
-    """
-    cell = {"model": name, "setting": setting, "losses": losses}
-    found = {stepper: _elsewhere({**cell, "stepper": stepper, "device": device}) for stepper in STEPPERS}
-    return [
-        {**cell, "stepper": stepper, "gradients": (peak - found[REFERENCE][0]) / (4 * size)}
-        for stepper, (peak, size) in found.items()
-    ]
-
-
-def _elsewhere(cell: Record) -> tuple[int, int]:
-    """Return the peak in bytes, and n, from a new process."""
-    command = [sys.executable, "-m", "benchmarks.overhead.times", json.dumps(cell)]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return int(lines[-2]), int(lines[-1])
-
-
-def _seconds(step: Step, device: str) -> float:
-    """Return the seconds of one step: by the device's own clock if it has one."""
-    if device == "cpu":
-        start = perf_counter()
+def _start(stepper: str, model: Model) -> Step | str:
+    """Return the step after two that are not counted; the error of one that raises."""
+    try:
+        step = EVERYONE[stepper](model)
         step()
-        return perf_counter() - start
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    step()
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end)) / 1000
+        step()
+    except RuntimeError as error:  # what a peer cannot do, or has no memory for, is a result
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return step
 
 
-def _main(text: str) -> None:
-    """Print the peak of a step, and n."""
-    cell = json.loads(text)
-    torch.set_default_device(cell["device"])
-    model = build(cell["model"], cell["losses"], cell["setting"], cell["device"])
-    step, peak = STEPPERS[cell["stepper"]](model), Peak()
-    step()
-    step()
-    peak.reset()
-    step()
-    print(peak.read(), sum(parameter.numel() for parameter in model.parameters))
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1])
+def _turns(steps: dict[str, Step], repeats: int, device: str, until: float) -> dict[str, list[float]]:
+    """Return the seconds of every step in every turn."""
+    taken: dict[str, list[float]] = {stepper: [] for stepper in steps}
+    names = list(steps)
+    for turn in range(repeats):
+        if turn >= FEWEST and monotonic() > until:
+            break
+        at = turn % len(names)
+        for stepper in names[at:] + names[:at]:
+            taken[stepper].append(seconds(steps[stepper], device))
+    return taken

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LinearLR
@@ -14,7 +15,7 @@ from mgrad import LessForgetting
 from tests.recipes.page import EPSILON, RATE, assert_same, blocks, by_hand, means, run, start
 from tests.training import assert_identical, weights
 
-PREPARE, LOOP, CHECKPOINT = blocks("accelerate")
+PREPARE, LOOP, HALF, CHECKPOINT = blocks("accelerate")
 
 
 def prepared(seed: int = 0, **changed: Any) -> dict[str, Any]:
@@ -87,13 +88,52 @@ def test_bfloat16_is_that_of_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_identical(weights(names["model"]), weights(model))
 
 
-def test_a_loss_scale_is_taken_back() -> None:
-    """To the last bit, as it is a power of two; accelerate itself scales on GPUs alone."""
-    names, scaled = prepared(), prepared()
-    accelerator, opt = scaled["accelerator"], scaled["opt"]
+def with_scaler(names: dict[str, Any], scale: float) -> GradScaler:
+    """Let accelerate scale the losses, which it does by itself on GPUs alone; return its scaler."""
+    accelerator, opt = names["accelerator"], names["opt"]
     accelerator.native_amp, accelerator.state._mixed_precision = True, "fp16"
-    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-    scaled["opt"] = accelerator._optimizers[0] = type(opt)(opt.optimizer, scaler=accelerator.scaler)
-    run(LOOP, scaled)
+    accelerator.scaler = GradScaler("cpu", init_scale=scale)
+    names["opt"] = accelerator._optimizers[0] = type(opt)(opt.optimizer, scaler=accelerator.scaler)
+    names["scheduler"].optimizers = [names["opt"]]
+    return accelerator.scaler  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("loop", [LOOP, HALF], ids=["solve", "hook"])
+def test_a_loss_scale_is_taken_back(loop: str) -> None:
+    """To the last bit, as it is a power of two."""
+    names, scaled = prepared(), prepared()
+    with_scaler(scaled, 2.0**10)
+    run(loop, scaled)
     run(LOOP, names)
     assert_identical(weights(scaled["model"]), weights(names["model"]))
+
+
+def test_an_overflow_is_no_step_and_lowers_the_scale() -> None:
+    names, other = prepared(), prepared()
+    scaler = with_scaler(names, 2.0**10)
+    batches = list(names["loader"])
+    bad = next(i for i, batch in enumerate(batches) if i >= 2 and len(batch) == 3)
+
+    def overflow(module: Any, inputs: Any, outputs: Any) -> Any:
+        if not calls.pop(0):
+            outputs.loss = outputs.loss * float("inf")
+        return outputs
+
+    calls = [not (i == bad and language == "fr") for i, batch in enumerate(batches) for language in batch]
+    names["model"].register_forward_hook(overflow)
+    run(HALF, names)
+    assert not calls
+    assert scaler.get_scale() == 2.0**9
+    other["loader"] = [batch for i, batch in enumerate(batches) if i // 2 != bad // 2]
+    for i, batch in enumerate(other["loader"]):
+        for language, part in batch.items():
+            with other["opt"].optimizer.constraint(language):
+                (other["model"](**part).loss / 2).backward()
+        if i % 2:
+            other["opt"].optimizer.solve()
+            clip_grad_norm_(other["model"].parameters(), 1.0)
+            other["opt"].optimizer.step()
+            other["scheduler"].scheduler.step()
+            other["opt"].optimizer.zero_grad()
+    assert_identical(weights(names["model"]), weights(other["model"]))
+    assert_identical(names["opt"].optimizer.state_dict(), other["opt"].optimizer.state_dict())

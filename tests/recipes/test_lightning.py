@@ -1,10 +1,13 @@
 """Lightning's manual optimization, with the module of the page."""
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import lightning
 import pytest
+from lightning.pytorch.plugins import MixedPrecision
+from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LinearLR
@@ -22,10 +25,10 @@ def names_with_module(*, seed: int = 0) -> dict[str, Any]:
     return names
 
 
-def fit(module: Any, loaders: Any, epochs: int, checkpoint: str | None = None) -> Any:
+def fit(module: Any, loaders: Any, epochs: int, checkpoint: str | None = None, **options: Any) -> Any:
     """Train to the end of an epoch."""
     quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer = lightning.Trainer(max_epochs=epochs, accelerator="cpu", **quiet)
+    trainer = lightning.Trainer(max_epochs=epochs, accelerator="cpu", **quiet, **options)
     trainer.fit(module, loaders, ckpt_path=checkpoint)
     return trainer
 
@@ -109,3 +112,42 @@ def test_the_framework_s_own_wrapper_is_refused(call: str) -> None:
 
     names["Tagger"].training_step = careless
     fit(names["Tagger"](names["model"]), names["loader"], 1)
+
+
+def test_a_loss_scale_is_taken_back_before_the_solve_and_an_overflow_is_no_step() -> None:
+    """To the last bit, as it is a power of two."""
+
+    def hooked(module: Any) -> Any:
+        opt = LessForgetting(AdamW(module.parameters(), lr=RATE, eps=EPSILON), scale="absolute", strength=0.5)
+        opt.register_step_pre_hook(lambda *_: void(clip_grad_norm_(module.parameters(), 1.0)))
+        return opt
+
+    def step(module: Any, batches: Any, index: int) -> None:
+        opt = module.optimizers().optimizer
+        opt.zero_grad()
+        for language, batch in batches.items():
+            with opt.constraint(language):
+                loss = module.model(**batch).loss
+                module.manual_backward(loss * float("inf") if index == bad and language == "de" else loss)
+        module.optimizers().step()
+
+    names, other = names_with_module(), start()
+    bad = [len(batches) for batches in names["loader"]].index(3, 2)
+    names["Tagger"].configure_optimizers, names["Tagger"].training_step = hooked, step
+    scaler = GradScaler("cpu", init_scale=2.0**10)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    plugin.forward_context = nullcontext  # float64 throughout
+    module = names["Tagger"](names["model"])
+    fit(module, names["loader"], 1, plugins=[plugin])
+    opt = hooked(other["model"])
+    for index, batches in enumerate(other["loader"]):
+        if index != bad:
+            opt.zero_grad()
+            opt.backward(means(other["model"], batches))
+            opt.step()
+    assert scaler.get_scale() == 2.0**9
+    assert_identical(weights(names["model"]), weights(other["model"]))
+
+
+def void(_: object) -> None:
+    """Return nothing, as a hook must."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -152,3 +153,44 @@ def test_groups_of_ones_own_keep_their_anchor() -> None:
     assert trainer.optimizer.optimizer is opt
     assert set(opt.start) == set(body.parameters())
     assert opt.report is not None
+
+
+def test_with_a_loss_scale_the_step_solves_and_an_overflow_is_none() -> None:
+    """To the last bit, as the scale is a power of two; accelerate itself scales on GPUs alone."""
+    (page, _), solve = blocks("Hugging Face Trainer"), "        if self.accelerator.sync_gradients:"
+    after = page.index("return sum(losses)")
+    without = page[: page.index(solve)] + "        " + page[after:]
+    assert "solve" in page
+    assert "solve" not in without
+
+    def trained(scaler: GradScaler | None) -> Any:
+        names = names_with_trainer()
+        run(page if scaler is None else without, names)
+        opt = LessForgetting(AdamW(names["model"].parameters(), lr=RATE, eps=EPSILON), scale="absolute", strength=0.5)
+
+        def overflow(module: Any, inputs: Any, outputs: Any) -> Any:
+            calls.append(opt)
+            if scaler is not None and len(calls) == 1:
+                outputs.loss = outputs.loss * float("inf")
+            return outputs
+
+        calls: list[Any] = []
+        names["model"].register_forward_hook(overflow)
+        trainer = names["LessForgettingTrainer"](
+            names["model"],
+            arguments(max_grad_norm=0.0, train_sampling_strategy="sequential", num_train_epochs=1),
+            names["by_language"],
+            train_dataset=names["examples"] if scaler is not None else names["examples"][12:],
+            optimizers=(opt, LambdaLR(opt, lambda step: 1.0)),
+        )
+        if scaler is not None:
+            trainer.accelerator.native_amp, trainer.accelerator.state._mixed_precision = True, "fp16"
+            trainer.accelerator.scaler = scaler
+        trainer.train()
+        return trainer
+
+    scaler = GradScaler("cpu", init_scale=2.0**10)
+    scaled, plain = trained(scaler), trained(None)
+    assert scaler.get_scale() == 2.0**9, "of three steps the first is to be none"
+    assert_identical(weights(scaled.model), weights(plain.model))
+    assert_identical(scaled.optimizer.optimizer.state_dict()["state"], plain.optimizer.optimizer.state_dict()["state"])

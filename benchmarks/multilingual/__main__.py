@@ -21,8 +21,9 @@ SOURCES = ["en", "de", "fr"]
 TARGETS = ["es", "it", "ru", "zh-CN", "ar", "hi", "th", "ko", "el", "vi", "fi", "hu"]
 # What --demo sets, sized for 2 cores and a few minutes.
 DEMO = {
-    "methods": ["sum", "less-forgetting", "by-gradient-distillation"],
+    "methods": ["cold-sum", "sum", "replay"],
     "lr": ["own"],
+    "probe": 300,
     "targets": ["es", "ru", "zh-CN", "ar", "hi", "fi"],
     "steps": 100,
     "output": Path("results/demo"),

@@ -228,7 +228,7 @@ METHODS = {
     ),
     "replay": Method(
         "less-forgetting of how strings of other languages are translated",
-        OWN,
+        {"slots": 2e-4, "intents": 1e-4},
         _ours(anchor=None),
         strength=0.1,
         keeps=True,

@@ -40,6 +40,16 @@ def test_tables_of_kept_translations_are_made_from_their_runs(task: str) -> None
     assert [row for row in expected if row not in found] == []
 
 
+@pytest.mark.parametrize("task", ["slots", "intents"])
+def test_tables_of_the_protocol_are_made_from_its_runs(task: str) -> None:
+    runs = [setting for setting in settings.load(RESULTS / "study" / "final") if setting.task == task]
+    text = report.summary(runs)
+    expected = rows(text[: text.index("first reaches")]) + rows(comparisons.over_seeds(runs, "sum"))
+    found = rows((ROOT / "docs" / "multilingual.md").read_text(encoding="utf-8"))
+    assert [row for row in expected if row not in found] == []
+    assert {tuple(run.curves) for run in runs} == {(1, 2, 3, 4, 5)}
+
+
 def test_the_table_of_the_demo_is_made_from_its_runs() -> None:
     expected = rows(report.summary(settings.load(RESULTS / "demo")))
     found = rows((ROOT / "README.md").read_text(encoding="utf-8"))

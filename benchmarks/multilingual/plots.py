@@ -50,7 +50,7 @@ COLOURS = {
     "enforced": "#222f3e",
     "fisher": "#10ac84",
     "distillation": "#ee5253",
-    "replay": "#c44569",
+    "replay": "#1d4e89",
 }
 STYLES = ["-", "--", ":", "-."]
 

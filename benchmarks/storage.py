@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -61,7 +62,7 @@ def measure(name: str, mode: str, losses: int) -> dict[str, float]:
             return model.loss(model.shared(model.inputs[i]), i)
 
         if storage.rows == "sketch":
-            opt.backward([lambda i=i: loss(i) for i in range(losses)])  # type: ignore[misc]
+            opt.backward([partial(loss, i) for i in range(losses)])
         else:
             for i in range(losses):
                 with opt.constraint(str(i)):

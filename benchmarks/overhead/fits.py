@@ -48,7 +48,8 @@ class Fit:
 def fits(rows: Sequence[Row]) -> list[Fit]:
     """Return what can be fitted: along n at the m of the most rows, and along m at the n of the most."""
     found = []
-    for along, other in (("values", "losses"), ("losses", "values")):
+    directions: tuple[tuple[Along, Along], ...] = (("values", "losses"), ("losses", "values"))
+    for along, other in directions:
         counts = [row[other] for row in rows]
         at = max(dict.fromkeys(counts), key=counts.count, default=0)
         chosen = [row for row in rows if row[other] == at]
@@ -57,7 +58,7 @@ def fits(rows: Sequence[Row]) -> list[Fit]:
             for part in PARTS:
                 times = np.array([row[part][1] for row in chosen])
                 a, b = nnls(_terms(along, sizes) / times[:, None], np.ones(len(chosen)))[0].tolist()
-                found.append(Fit(part, along, at, (a, b)))  # type: ignore[arg-type]
+                found.append(Fit(part, along, at, (a, b)))
     return found
 
 

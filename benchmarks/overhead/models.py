@@ -52,6 +52,16 @@ class Model:
         features = self.shared(self.inputs[0])
         return [self.loss(features, i) for i in range(len(self.heads))]
 
+    def together(self) -> Tensor:
+        """Return the logits of one pass over all batches together [m, examples, classes]."""
+        features = self.shared(self.inputs.flatten(0, 1))
+        logits: Tensor = self.heads[0](features).unflatten(0, (len(self.inputs), -1))
+        return logits
+
+    def losses_together(self) -> list[Tensor]:
+        """Return all losses, of one pass over all batches together."""
+        return [nn.functional.cross_entropy(*pair) for pair in zip(self.together(), self.labels, strict=True)]
+
 
 class _Tokens(nn.Module):
     """A transformer encoder; every token is an example."""

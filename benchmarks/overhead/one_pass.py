@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import results
 from benchmarks.overhead.models import Model, build
-from benchmarks.overhead.steppers import less_forgetting, once, plain, together
+from benchmarks.overhead.steppers import less_forgetting, once, one_at_a_time, plain, together
 from benchmarks.tables import table
 from mgrad.one_pass import OnePass, check_examples
 
@@ -42,7 +42,7 @@ def smaller(name: str, losses: int, share: int) -> Model:
 
 def passes(model: Model) -> dict[str, Callable[[], Any]]:
     """Return what takes all gradients: their sum in one pass and in m, rows in m passes and in one."""
-    m, known, everything = len(model.inputs), OnePass(), model.inputs.flatten(0, 1)
+    m, known = len(model.inputs), OnePass()
     spans = check_examples([len(batch) for batch in model.inputs], {str(i): [torch.zeros(())] for i in range(m)})
     held: list[Any] = [None]  # the rows, until the next are there
 
@@ -50,17 +50,14 @@ def passes(model: Model) -> dict[str, Callable[[], Any]]:
         for parameter in model.parameters:
             parameter.grad = None
 
-    def outputs() -> torch.Tensor:
-        return model.heads[0](model.shared(everything))  # type: ignore[no-any-return]
-
     def sum_of_one() -> None:
         clear()
-        (m * cross_entropy(outputs(), model.labels.flatten())).backward()
+        (m * cross_entropy(model.together().flatten(0, 1), model.labels.flatten())).backward()
 
     def sum_of_m() -> None:
         clear()
-        for i, batch in enumerate(model.inputs):
-            model.loss(model.shared(batch), i).backward()
+        for loss in one_at_a_time(model):
+            loss()
 
     def rows_of_m() -> None:
         held[0] = None
@@ -71,8 +68,7 @@ def passes(model: Model) -> dict[str, Callable[[], Any]]:
 
     def rows_of_one() -> None:
         held[0] = None
-        losses = [cross_entropy(*pair) for pair in zip(outputs().unflatten(0, (m, -1)), model.labels, strict=True)]
-        held[0] = known.rows(losses, [torch.ones(())] * m, spans, model.parameters)
+        held[0] = known.rows(model.losses_together(), [torch.ones(())] * m, spans, model.parameters)
 
     return {"one pass": sum_of_one, "m passes": sum_of_m, "rows of m": rows_of_m, "rows of one": rows_of_one}
 

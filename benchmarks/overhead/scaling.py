@@ -75,19 +75,15 @@ def _once(rows: Tensor, device: str) -> Iterator[tuple[str, float]]:
     """Yield the seconds of both for rows [m, n]; small ones are repeated until there is something to time."""
     blocks = [row.split(BLOCK) for row in rows]
     parameters = blocks[0]  # as good as any
-    places = {parameter: k for k, parameter in enumerate(parameters)}
-    lookups: list[Row] = [lambda p, row=row: row[places[p]] for row in blocks]  # type: ignore[misc]
+    lookups: list[Row] = [dict(zip(parameters, row, strict=True)).get for row in blocks]
     # They add up to 1: what is combined again and again neither grows nor vanishes.
     coefficients = [1 / len(rows)] * len(rows)
 
     home = torch.device(device)
-    works = (
-        ("gramian", lambda: gramian(lookups, parameters, home)),
-        ("combination", lambda: combine(lookups, coefficients, parameters)),
-    )
-    for part, work in works:
-        times = max(1, round(TURN / (1e-9 * rows.numel() + 1e-5)))
-        yield part, seconds(lambda work=work, times=times: [work() for _ in range(times)], device) / times  # type: ignore[misc]
+    times = max(1, round(TURN / (1e-9 * rows.numel() + 1e-5)))
+    grams = seconds(lambda: [gramian(lookups, parameters, home) for _ in range(times)], device)
+    combinations = seconds(lambda: [combine(lookups, coefficients, parameters) for _ in range(times)], device)
+    yield from (("gramian", grams / times), ("combination", combinations / times))
 
 
 def _available(device: str) -> int:

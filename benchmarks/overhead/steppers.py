@@ -34,12 +34,11 @@ def plain(model: Model) -> Step:
 def once(model: Model) -> Step:
     """Take one pass over all batches together, or over the sum of the losses."""
     opt = AdamW(model.parameters, lr=RATE)
-    everything = model.inputs.flatten(0, 1)
 
     def step() -> None:
         opt.zero_grad()
         if model.has_batches:
-            logits = model.heads[0](model.shared(everything))
+            logits = model.together().flatten(0, 1)
             (len(model.labels) * torch.nn.functional.cross_entropy(logits, model.labels.flatten())).backward()
         else:
             sum(model.losses(), start=torch.zeros((), device=model.inputs.device)).backward()
@@ -77,15 +76,12 @@ def together(model: Model) -> Step:
     if not model.has_batches:
         return less_forgetting()(model)
     opt = LessForgetting(AdamW(model.parameters, lr=RATE))
-    everything, m = model.inputs.flatten(0, 1), len(model.inputs)
     for module in model.shared.modules():
         module.train("BatchNorm" not in type(module).__name__)
 
     def step() -> None:
         opt.zero_grad()
-        logits = model.heads[0](model.shared(everything)).unflatten(0, (m, -1))
-        losses = [torch.nn.functional.cross_entropy(*pair) for pair in zip(logits, model.labels, strict=True)]
-        opt.backward(losses, examples=[len(batch) for batch in model.inputs])
+        opt.backward(model.losses_together(), examples=[len(batch) for batch in model.inputs])
         opt.step()
 
     return step

@@ -26,8 +26,8 @@ def summary(settings: Sequence[Setting]) -> str:
     note = (
         f"Source: {first.metric} on {', '.join(first.sources)}, trained on. Unseen: the same on languages "
         "never trained on. Retrieval@1: cross-lingual knowledge kept in the unseen languages; the starting model has "
-        f"{number(first.values('retrieval')[:, 0].mean())}. ‖θ−θ₀‖: how far the weights moved. Dev: what rates are "
-        f"chosen by. All {spread}."
+        f"{number(first.values('retrieval')[:, 0].mean())}. ‖θ−θ₀‖: how far the weights moved. Dev: as "
+        f"source, on templates to choose by. All {spread}."
     )
     return "\n\n".join(
         [

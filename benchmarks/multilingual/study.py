@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for method in arguments.methods:
         for task in arguments.tasks:
             chosen = choose(tune(TASKS[task].like, method, arguments.output, others), method, TASKS[task].like)
-            print(f"{task}: chosen {chosen.label}", flush=True)
+            print(f"{task}: chosen {chosen.label}, {promise(chosen):.3f}", flush=True)
             if not arguments.tune_only:
                 options = [
                     "--task",
@@ -73,9 +73,15 @@ def tune(task: str, method: str, output: Path, others: Sequence[str] = ()) -> Pa
 
 
 def choose(directory: Path, method: str, task: str) -> Setting:
-    """Return the setting with the highest mean of the scores on the sources and on the development languages."""
+    """Return the setting of a method that promises most, in the runs of a directory."""
     tried = [setting for setting in load(directory) if setting.method == method and setting.task == task]
-    return max(tried, key=lambda setting: sum(setting.last[0][of] for of in ("dev", "unseen")))
+    return max(tried, key=promise)
+
+
+def promise(setting: Setting) -> float:
+    """Return the mean of the scores on the sources and on the development languages, at the end."""
+    point = setting.last[0]
+    return float(point["dev"] + point["unseen"]) / 2
 
 
 def _setting(method: str, rate: str, strength: str) -> list[str]:

@@ -44,6 +44,26 @@ def test_encoder_is_transformers_bert() -> None:
     torch.testing.assert_close(ours(ids, mask)[mask], expected[mask], rtol=1e-5, atol=1e-5)
 
 
+def test_in_bfloat16_it_attends_in_float32_and_hidden_states_are_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    encoder, attend = Encoder(SMALL), torch.nn.functional.scaled_dot_product_attention
+    ids, mask = collate([[1, 2, 3, 4], [5, 6], [7]], padding=0)
+    wide = encoder(ids, mask)[mask]
+    seen = []
+
+    def spy(*parts: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
+        seen.extend(part.dtype for part in parts)
+        return attend(parts[0], parts[1], parts[2], attn_mask=attn_mask)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = encoder(ids, mask)[mask]
+    assert set(seen) == {torch.float32}
+    assert narrow.dtype == torch.float32
+    # Twelve products, of which input, weight and output are each rounded by 2⁻⁹ at most.
+    assert 0 < (narrow - wide).norm() <= 36 * 2**-9 * wide.norm()
+
+
 def test_padding_does_not_change_what_is_encoded() -> None:
     torch.manual_seed(0)
     encoder = Encoder(SMALL)

@@ -99,7 +99,9 @@ class StoppedError(Exception):
 def test_a_run_that_was_stopped_goes_on_from_its_last_look(
     method: str, step: int, folder_of_bert: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = run_of(read(output, "slots-sum-0.0001-seed0"), method=method, lr=1e-2, strength=0.5, steps=6, evaluations=6)
+    run = run_of(
+        read(output, "slots-sum-0.0001-seed0"), method=method, lr=1e-2, strength=0.5, steps=6, evaluations=6, probe=2
+    )
     backbone = hub.load(str(folder_of_bert))
     checkpoint = tmp_path / "a.checkpoint"
     with monkeypatch.context() as patch:

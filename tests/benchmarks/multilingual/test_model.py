@@ -49,7 +49,7 @@ def test_in_bfloat16_it_attends_in_float32_and_hidden_states_are_close(monkeypat
     encoder, attend = Encoder(SMALL), torch.nn.functional.scaled_dot_product_attention
     ids, mask = collate([[1, 2, 3, 4], [5, 6], [7]], padding=0)
     wide = encoder(ids, mask)[mask]
-    seen = []
+    seen: list[torch.dtype] = []
 
     def spy(*parts: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
         seen.extend(part.dtype for part in parts)

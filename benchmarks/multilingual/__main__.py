@@ -138,6 +138,8 @@ def _plan(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dic
         parser.error(
             f"--evaluations must be at most --steps. Found {arguments.evaluations} for {arguments.steps} steps."
         )
+    if arguments.probe < 0:
+        parser.error(f"--probe must be at least 0. Found {arguments.probe}.")
     of_commands = not isinstance(TASKS[arguments.task].source, str)
     if of_commands == bool(arguments.data):
         parser.error(

@@ -17,7 +17,7 @@ from benchmarks.multilingual.settings import Setting
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# One colour for each method, one line style for each rate, from its own to others.
+# One colour for each method, one line style for each of its rates and strengths.
 COLOURS = {
     "probe": "#8a8a8a",
     "sum": "#d1495b",
@@ -65,11 +65,11 @@ def over_steps(settings: Sequence[Setting], path: Path) -> None:
         "retrieval": "kept: retrieval@1, unseen languages",
     }
     figure, axes = plt.subplots(1, 3, figsize=(13, 4 + 0.25 * math.ceil(len(settings) / 4)), layout="constrained")
-    rates = {setting.method: sorted(s.rate for s in settings if s.method == setting.method) for setting in settings}
+    of_method = {setting.method: [s for s in settings if s.method == setting.method] for setting in settings}
     for axis, (measure, title) in zip(axes, panels.items(), strict=True):
         for setting in settings:
             values = setting.values(measure)
-            style = STYLES[rates[setting.method].index(setting.rate) % len(STYLES)]
+            style = STYLES[of_method[setting.method].index(setting) % len(STYLES)]
             middle = values.mean(0)
             axis.plot(setting.steps, middle, style, color=colour(setting), label=setting.label, linewidth=2)
             if len(values) > 1:

@@ -52,14 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             chosen = choose(tune(TASKS[task].like, method, arguments.output, others), method, TASKS[task].like)
             print(f"{task}: chosen {chosen.label}, {promise(chosen):.3f}", flush=True)
             if not arguments.tune_only:
-                options = [
-                    "--task",
-                    task,
-                    "--methods",
-                    method,
-                    *_setting(method, f"{chosen.rate:g}", f"{chosen.strength:g}"),
-                ]
-                make([*options, *ROAD, *FINAL, *others, "--output", str(arguments.output / "final")])
+                options = _options(task, method, f"{chosen.rate:g}", f"{chosen.strength:g}")
+                make([*options, *FINAL, *others, "--output", str(arguments.output / "final")])
 
 
 def tune(task: str, method: str, output: Path, others: Sequence[str] = ()) -> Path:
@@ -67,8 +61,8 @@ def tune(task: str, method: str, output: Path, others: Sequence[str] = ()) -> Pa
     rates, strengths = GRIDS.get(method, (RATES, []))
     for strength in strengths or [f"{METHODS[method].strength:g}"]:
         for rate in rates:
-            options = ["--task", task, "--methods", method, *_setting(method, rate, strength)]
-            make([*options, *ROAD, *TUNE, *others, "--output", str(output / "tune")])
+            options = _options(task, method, rate, strength)
+            make([*options, *TUNE, *others, "--output", str(output / "tune")])
     return output / "tune"
 
 
@@ -84,9 +78,10 @@ def promise(setting: Setting) -> float:
     return float(point["dev"] + point["unseen"]) / 2
 
 
-def _setting(method: str, rate: str, strength: str) -> list[str]:
-    """Return the flags of a rate and a strength."""
-    return ["--lr", "own" if METHODS[method].frozen == 1.0 else rate, "--strength", strength]
+def _options(task: str, method: str, rate: str, strength: str) -> list[str]:
+    """Return the flags of a method's runs with a rate and a strength, of both kinds."""
+    rate = "own" if METHODS[method].frozen == 1.0 else rate
+    return ["--task", task, "--methods", method, "--lr", rate, "--strength", strength, *ROAD]
 
 
 if __name__ == "__main__":

@@ -198,6 +198,7 @@ def test_a_run_of_other_arguments_is_not_overwritten(
         (["--lr", "fast"], "--lr must be positive numbers or own. Found 'fast'."),
         (["--lr", "0"], "--lr must be positive numbers or own. Found '0'."),
         (["--steps", "0"], "argument --steps: invalid positive int value: '0'"),
+        (["--probe", "-1"], "--probe must be at least 0. Found -1."),
         (["--methods", "magic"], "invalid choice: 'magic'"),
         (["--targets", "tlh"], "--sources and --targets must be of en, de, "),
         (["--task", "ner"], "--data must be given for ner, nli, paraphrase and qa alone. Found [] for ner."),

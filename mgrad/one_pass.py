@@ -374,16 +374,17 @@ class _Plan:
         if not _several(graph.reach[k]):
             return [None] * len(metadata)
         self.watched.append(k)
-        found = [
-            known.layout((k, output), metadata[output].shape, self.total, graph.reach[k]) if used else None
-            for output, used in ((output, output in graph.outputs[k]) for output in range(len(metadata)))
-        ]
-        if any(found[output] is None for output in graph.outputs[k]):
+        found = {
+            output: known.layout((k, output), metadata[output].shape, self.total, graph.reach[k])
+            for output in graph.outputs[k]
+        }
+        if None in found.values():
             return None
-        if any(layout is False for layout in found):
+        layouts = {output: layout for output, layout in found.items() if isinstance(layout, Layout)}
+        if len(layouts) < len(found):
             self.unknown = True
             return []
-        return found  # type: ignore[return-value]  # no booleans are left
+        return [layouts.get(output) for output in range(len(metadata))]
 
     def _describe(self, k: int) -> str:
         """Say where examples are not apart."""

@@ -1,14 +1,14 @@
 """`LessForgetting`: an optimizer around an optimizer, which hands it the constrained less-forgetting direction.
 
 In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, one_pass, direction,
-anchor, decrease, noise, report, scaling, sketch, storage, values. The only file that knows `torch.optim`, parameter
-groups and state dicts.
+anchor, decrease, enforcement, lagrangian, metric, noise, report, scaling, sketch, step_report, storage, values. The
+only file that knows parameter groups and state dicts, and with metric `torch.optim`.
 """
 
 import math
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Literal
@@ -23,21 +23,27 @@ from mgrad.direction import Normalise, Scale, Solved, Solver, check_options, sol
 from mgrad.enforcement import Promise
 from mgrad.jacobian import Block, Row, along, capture, check_dense, combine, gramian, norm, shared_graphs, whole
 from mgrad.lagrangian import Lagrangian, returned_losses
-from mgrad.losses import Loss, check_loss, check_names, loss_call, loss_values, named_losses
+from mgrad.losses import (
+    OBJECTIVE,
+    Loss,
+    check_finite,
+    check_loss,
+    check_names,
+    loss_call,
+    loss_values,
+    named_losses,
+)
 from mgrad.metric import preconditioner
 from mgrad.noise import GramianAverage, HalfBatches, Noise, RowAverage, SmoothRows
 from mgrad.one_pass import OnePass, check_examples
 from mgrad.report import Report
-from mgrad.scaling import groups_with
-from mgrad.sketch import Sketch, Twice, Vectors, sketched_gramian, sketching
+from mgrad.scaling import Look
+from mgrad.sketch import Sketch, Twice, Vectors, sketched_gramian
 from mgrad.step_report import StepReport
 from mgrad.storage import Storage, opened
 from mgrad.values import quotient, root
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
-_OBJECTIVE = "opt.backward(..., objective=...)"
-# Shown among the gradients that wait, to tell a scaler from whoever only looks; its square adds nothing to a norm.
-_UNSCALED = 2.0**-66
 
 Metric = Literal["euclidean", "base"]
 Enforce = Literal["gradient", "step"]
@@ -114,8 +120,7 @@ class LessForgetting(Optimizer):
     _objective: dict[Tensor, Tensor]  # the gradient of the objective passed to `backward`
     _capturing: str | None  # the constraint whose block is open
     _solved: bool  # `.grad` holds the direction
-    _seen: list[Tensor] | None  # the objective's gradients when what waits was shown, perhaps to a scaler, or None
-    _witness: Tensor | None  # which a scaler changes when it unscales, and nobody else
+    _look: Look  # from outside, perhaps a scaler's, at what waits
     _lagrangian: Lagrangian | None  # whose gradient that is
     _promise: Promise | None  # of that direction, where the step is to keep it
     _spent: tuple[weakref.ref[Tensor], int] | None = None  # a gradient that the last step has used, and its version
@@ -241,10 +246,7 @@ class LessForgetting(Optimizer):
             *(block if isinstance(block, Tensor) else block.arrived() for block in blocks),
             *self._halves.values(),
         ]
-        if self._witness is None:
-            self._witness = torch.full((1,), _UNSCALED, dtype=torch.float32, device=waiting[0].device)
-        waiting.append(self._witness)
-        return groups_with(self.base.param_groups, waiting, self._note_look)
+        return self._look.groups(self.base.param_groups, waiting)
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
@@ -341,7 +343,7 @@ class LessForgetting(Optimizer):
                 )
         if objective is not None:
             # Called when nothing else can be wrong: `Replay` goes on by a batch.
-            everything.append((_OBJECTIVE, objective() if callable(objective) else objective))
+            everything.append((OBJECTIVE, objective() if callable(objective) else objective))
             check_loss(*everything[-1])
         try:
             seeds = [torch.full_like(part, 1 / len(losses[name])) for name, part in parts]
@@ -361,20 +363,13 @@ class LessForgetting(Optimizer):
             if objective is not None:
                 with capture(self._parameters(), self._objective):
                     torch.autograd.backward(everything[-1][1])
-                if not self._objective:
-                    raise ValueError(
-                        f"`{_OBJECTIVE}` must find a gradient. Found none: it depends on none of the optimizer's "
-                        "parameters. Check that it comes from this model and that it is not detached."
-                    )
+                _check_reached(OBJECTIVE, self._objective)
             values: dict[str, float | Tensor] = {name: pair[0] for name, pair in losses.items()}
             # After the passes: before them the question would make the device wait.
             if self.solver != "device":
                 numbers = [loss.item() for _, loss in everything]
                 for (call, _), number in zip(everything, numbers, strict=True):
-                    if not math.isfinite(number):
-                        raise ValueError(
-                            f"`{call}` must be finite. Found {number}. Skip this batch, or lower the rate."
-                        )
+                    check_finite(call, number)
                 values = {name: sum(part.item() for part in pair) / len(pair) for name, pair in losses.items()}
             return self.solve(values if values.keys() == self._rows.keys() else None)
         except BaseException:
@@ -390,40 +385,21 @@ class LessForgetting(Optimizer):
         self._check_open("opt.backward(...)")
         for name in losses:
             self._check_name(loss_call(name), name)
-        if self.constraints is not None and not self.missing and set(losses) != set(self.constraints):
-            missing = [name for name in self.constraints if name not in losses]
-            raise ValueError(
-                f"`opt.backward(constraints)` must hold every one of the constraints {list(self.constraints)}. Found "
-                f"no {missing}. Pass their losses, or wrap with missing=True."
-            )
-        names = [name for name in self.constraints or losses if name in losses]
+        names = self._ordered(losses, "`opt.backward(constraints)` must hold", "", "Pass their losses")
         parameters = self._parameters()
         check_dense("objective_loss.backward()", parameters)
         devices = list(dict.fromkeys(parameter.device for parameter in parameters))
         twice = [Twice(loss_call(name), losses[name], devices) for name in names]
         if objective is not None:
-            twice.append(Twice(_OBJECTIVE, objective() if callable(objective) else objective, devices))
+            twice.append(Twice(OBJECTIVE, objective() if callable(objective) else objective, devices))
         sketch = Sketch(self.storage.sketch, parameters, self._sketches)
         vectors: list[Vectors] = [{} for _ in range(len(names) + 1)]  # the last is that of g₀
         reached = set[Tensor]()
         for loss, vector in zip(twice, vectors, strict=False):
-            found = set[Tensor]()
-
-            def add(parameter: Tensor, gradient: Tensor, vector: Vectors = vector, found: set[Tensor] = found) -> None:
-                found.add(parameter)
-                sketch.add(vector, parameter, gradient)
-
-            with sketching(parameters, add):
+            with sketch.take(vector) as found:
                 loss.first()
-            if not found:
-                raise ValueError(
-                    f"`{loss.call}` must find a gradient. Found none: it depends on none of the optimizer's "
-                    "parameters. Check that it comes from this model and that it is not detached."
-                )
-            if not math.isfinite(loss.value):
-                raise ValueError(
-                    f"`{loss.call}` must be finite. Found {loss.value}. Skip this batch, or lower the rate."
-                )
+            _check_reached(loss.call, found)
+            check_finite(loss.call, loss.value)
             reached |= found
         pull = self._objective_row(reached)
         for parameter in parameters:
@@ -445,10 +421,7 @@ class LessForgetting(Optimizer):
             self._gramian_average = average
             raise
         self._sketches += 1
-        self._reset()
-        self._solved, self.report = True, solved.report
-        self._lagrangian = Lagrangian(dict(zip(names, solved.multipliers, strict=True)), solved.pull)
-        return solved.report
+        return self._settle(names, solved)
 
     @contextmanager
     def constraint(self, name: str) -> Iterator[None]:
@@ -555,19 +528,13 @@ class LessForgetting(Optimizer):
                 "`opt.solve()` and `opt.step()` must come after the gradients of at least one constraint. Found none. "
                 "Call opt.backward(losses), or backpropagate inside `with opt.constraint(name):`."
             )
-        if self.constraints is not None and not self.missing and set(self._rows) != set(self.constraints):
-            missing = [name for name in self.constraints if name not in self._rows]
-            raise ValueError(
-                f"`opt.solve()` must come after every one of the constraints {list(self.constraints)}. Found no "
-                f"gradient of {missing}. Backpropagate them, or wrap with missing=True."
-            )
+        names = self._ordered(self._rows, "`opt.solve()` must come after", "gradient of ", "Backpropagate them")
         half = [name for name in self._rows if name not in self._halves]
         if isinstance(self.noise, HalfBatches) and half:
             raise ValueError(
                 f"`opt.solve()` must come after both halves of every constraint with noise=HalfBatches(). Found one of "
                 f"{half}. Backpropagate the other in a second `with opt.constraint(name):`."
             )
-        names = [name for name in self.constraints or self._rows if name in self._rows]
         parameters = self._parameters()
         check_dense("objective_loss.backward()", parameters)
         rows: list[Row] = [*(self._row(name) for name in names), self._objective_row()]
@@ -584,13 +551,11 @@ class LessForgetting(Optimizer):
             parameter.grad = block
             if block is not None and solved.void is not None:
                 block.masked_fill_(solved.void, 0.0)
-        self._reset()
-        self._solved, self.report = True, solved.report
-        self._lagrangian = Lagrangian(dict(zip(names, solved.multipliers, strict=True)), solved.pull)
+        report = self._settle(names, solved)
         if self.enforce == "step":
             G, b = products[:-1, :-1], solved.decrease
             self._promise = Promise(names, rows[:-1], parameters, metric, G, b, solved.error, self.limit, home)
-        return solved.report
+        return report
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of this step: those of the constraints and those in `.grad`.
@@ -679,7 +644,9 @@ class LessForgetting(Optimizer):
         for name, pair in named.items():
             for part in pair:
                 check_loss(loss_call(name), part)  # their values are part of φ: a function is none, sketched or not
-        objective = objective() if callable(objective) else objective
+        if objective is not None:
+            objective = objective() if callable(objective) else objective
+            check_loss(OBJECTIVE, objective)
         self.zero_grad()
         if held:
             held[0].backward(named, objective)
@@ -858,21 +825,14 @@ class LessForgetting(Optimizer):
         self._objective = {}
         self._capturing = None
         self._solved = False
-        self._seen = None
-        self._witness = None
+        self._look = Look()
         self._lagrangian = None
         self._promise = None
 
-    def _note_look(self) -> None:
-        """Remember what somebody sees who looks at the gradients that wait."""
-        self._seen = [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
-
     def _drop_overflow(self) -> None:
         """Forget what a scaler has found to be no step: `model.zero_grad()`, which may follow, does not reach it."""
-        if self._seen is None or self._witness is None or self._witness.item() == _UNSCALED:
-            return
-        blocks = [*self._seen, *(whole(block) for row in self._rows.values() for block in row.values())]
-        if not all(block is None or block.isfinite().all() for block in blocks):
+        blocks = (whole(block) for row in self._rows.values() for block in row.values())
+        if self._look.has_overflow(block for block in blocks if block is not None):
             self._reset()
 
     def _mark_spent(self) -> None:
@@ -919,7 +879,7 @@ class LessForgetting(Optimizer):
         estimate, average = products, self._gramian_average
         if self.solver != "device":
             if not products.isfinite().all():
-                self._raise_not_finite([*map(loss_call, names), _OBJECTIVE], products, rows)
+                self._raise_not_finite([*map(loss_call, names), OBJECTIVE], products, rows)
             if average is not None:
                 average = average.then(names, products, {name: h * h.abs() for name, h in self._halves.items()})
                 estimate = average.estimate(names, products[-1, -1])
@@ -939,6 +899,13 @@ class LessForgetting(Optimizer):
         )
         self._gramian_average = average
         return solved, products
+
+    def _settle(self, names: Sequence[str], solved: Solved) -> Report:
+        """Give up the gradients for the direction, which is in `.grad` now."""
+        self._reset()
+        self._solved, self.report = True, solved.report
+        self._lagrangian = Lagrangian(dict(zip(names, solved.multipliers, strict=True)), solved.pull)
+        return solved.report
 
     def _metric_row(
         self, rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.device, losses: Tensor | None
@@ -1052,6 +1019,16 @@ class LessForgetting(Optimizer):
                 "Call opt.zero_grad() at the start of every step."
             )
 
+    def _ordered(self, found: Collection[str], must: str, what: str, advice: str) -> list[str]:
+        """Return the names of a step in the order of `constraints`; raise if it lacks one that it may not lack."""
+        missing = [name for name in self.constraints or () if name not in found]
+        if missing and not self.missing:
+            raise ValueError(
+                f"{must} every one of the constraints {list(self.constraints or ())}. Found no {what}{missing}. "
+                f"{advice}, or wrap with missing=True."
+            )
+        return [name for name in self.constraints or found if name in found]
+
     def _check_name(self, call: str, name: str) -> None:
         """Raise for a name that is no string or that is unknown."""
         if not isinstance(name, str):
@@ -1091,6 +1068,15 @@ def _solve_first(opt: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     assert isinstance(opt, LessForgetting)
     if opt._rows and not opt._solved and opt._capturing is None and not any((*args[1:], *kwargs.values())):
         opt.solve()
+
+
+def _check_reached(call: str, reached: Collection[Tensor]) -> None:
+    """Raise for a loss that has reached no parameter."""
+    if not reached:
+        raise ValueError(
+            f"`{call}` must find a gradient. Found none: it depends on none of the optimizer's parameters. Check that "
+            "it comes from this model and that it is not detached."
+        )
 
 
 def _check_groups(groups: Sequence[dict[str, Any]]) -> None:

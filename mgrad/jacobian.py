@@ -68,16 +68,22 @@ def capture(parameters: Sequence[Tensor], row: dict[Tensor, Tensor]) -> Iterator
     try:
         yield
         check_dense("opt.constraint(...)", parameters)
-        row.update(_apart({parameter: parameter.grad for parameter in parameters if parameter.grad is not None}))
+        row.update(unshared({parameter: parameter.grad for parameter in parameters if parameter.grad is not None}))
     finally:
         for parameter, gradient in zip(parameters, outside, strict=True):
             parameter.grad = gradient
 
 
-def _apart(row: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-    """Return a row whose blocks can be written each by itself.
+def unshared(row: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    """Set the blocks of a row apart, so that each can be written by itself.
 
     Where parameters of one size are added as views, autograd leaves them one gradient in one memory.
+
+    Args:
+        row: is changed: blocks that share the memory of an earlier one are copied.
+
+    Returns:
+        The row.
     """
     seen = set[int]()
     for parameter, block in row.items():

@@ -97,7 +97,8 @@ class LessForgetting(Optimizer):
         step_report: with enforce="step" the `StepReport` of the last step, None before the first.
 
     Cost: of a step: one backward pass and n gradient values for each constraint, n values for θ₀, one read of
-        each row for G, one combination of them, solves over m variables.
+        each row for G, one combination of them, solves over m variables. On a CPU the memory of all rows but one is
+        kept for the next step. `storage` has less.
         metric="base": P once more for each parameter. enforce="step": memory of the rows and of n values, two further
         reads of each row; with metric="base" memory of P, and three.
     Source: "Less-forgetting Multi-lingual Fine-tuning" (Mao et al., NeurIPS 2022) for the problem; math.md for the
@@ -293,7 +294,7 @@ class LessForgetting(Optimizer):
         Args:
             constraints: scalar losses that are each to fall, by name, or in order (their names are then "0", "1", …).
                 With storage=Storage(rows="sketch") functions without arguments that return them, which are called
-                twice, with the same random numbers, so that one graph at a time is held; of a loss the graph is kept.
+                twice, with the same random numbers, so that one graph at a time is held; a tensor keeps its graph.
                 With noise=HalfBatches() a pair for each, of the two halves of its batch: the loss is their mean.
             objective: a scalar loss added to the anchor's f₀, or a function without arguments that returns it.
             examples: where the losses come from one forward pass over one batch, how many of its examples are whose, in
@@ -304,11 +305,12 @@ class LessForgetting(Optimizer):
             The report of the direction. With solver="device" its figures are fetched when they are looked at.
 
         Raises:
-            TypeError: if a loss is not a tensor (with noise=HalfBatches() a pair of them), a name not a string, or a
-                number of examples no integer.
+            TypeError: if a loss is not a tensor (with noise=HalfBatches() a pair of them), a name not a string, a
+                number of examples no integer, or a gradient is sparse.
             ValueError: if there is no constraint, a name is unknown or has gradients already, or a loss is not a real
                 scalar, is not finite, needs no gradient, or depends on none of the parameters; if `examples` do not
-                fit the losses, or batch norm in training mode mixes them.
+                fit the losses, batch norm in training mode mixes them, or no rows are kept; if a function returns
+                another loss at its second call; as `solve`.
             RuntimeError: if `.grad` still holds a direction, or inside a `constraint` block; with `examples`, if a
                 gradient is accumulated behind the graph's back.
             FloatingPointError: if a gradient is not finite. After any error the gradients of this call are dropped;
@@ -441,7 +443,8 @@ class LessForgetting(Optimizer):
             TypeError: if the name is not a string, or a gradient is sparse.
             ValueError: if the name is not among the optimizer's `constraints`, or nothing that was backpropagated
                 depends on the parameters.
-            RuntimeError: inside another block, or while `.grad` still holds a direction; for a third half.
+            RuntimeError: inside another block, or while `.grad` still holds a direction; for a third half; with
+                storage=Storage(rows="sketch"), which keeps no gradient.
 
         Cost: no memory beyond n gradient values for each name.
 
@@ -655,14 +658,12 @@ class LessForgetting(Optimizer):
             assert self._lagrangian is not None
             held.append(self._lagrangian)
         forgetting = [] if objective is None else [objective.detach()]
-        for group in self.base.param_groups if self.anchor is not None else ():
-            for parameter in group["params"]:
-                strength = group.get("anchor", 1.0)
-                if strength and parameter.requires_grad and parameter.grad is not None:
-                    place = parameter, self._start[parameter], strength * self._weight[parameter]
-                    forgetting.append(moved(*place))
-                    if not self._solved:  # in a later evaluation; in d it is already
-                        parameter.grad.add_(pull_back(*place).mul_(held[0].pull))
+        for parameter, strength in self._strengths().items():
+            if strength and parameter.requires_grad and parameter.grad is not None:
+                place = parameter, self._start[parameter], strength * self._weight[parameter]
+                forgetting.append(moved(*place))
+                if not self._solved:  # in a later evaluation; in d it is already
+                    parameter.grad.add_(pull_back(*place).mul_(held[0].pull))
         self._solved = True
         return held[0].value(named, forgetting)
 
@@ -969,12 +970,26 @@ class LessForgetting(Optimizer):
 
         Args:
             reached: the parameters that constraints without a row have reached.
+        """
+        means = self._row_average.rows.values() if self._row_average else ()
+        reached = set(reached).union(*self._rows.values(), *means)
+        strengths = self._strengths()
+
+        def row(parameter: Tensor) -> Block | None:
+            losses = [block for block in (parameter.grad, self._objective.get(parameter)) if block is not None]
+            if (losses or parameter in reached) and strengths[parameter]:
+                weight = strengths[parameter] * self._weight[parameter]
+                return Pull(parameter, self._start[parameter], weight, losses)
+            return sum(losses[1:], start=losses[0]) if losses else None
+
+        return row
+
+    def _strengths(self) -> dict[Tensor, float]:
+        """Return by what the groups multiply the anchor, by parameter; 0 without one.
 
         Raises:
             RuntimeError: for an anchored parameter without a start.
         """
-        means = self._row_average.rows.values() if self._row_average else ()
-        reached = set(reached).union(*self._rows.values(), *means)
         strengths = {}
         for k, group in enumerate(self.base.param_groups):
             strength = group.get("anchor", 1.0) if self.anchor is not None else 0.0
@@ -986,15 +1001,7 @@ class LessForgetting(Optimizer):
                         'opt.add_param_group(...), or give the group "anchor": 0.0.'
                     )
                 strengths[parameter] = strength
-
-        def row(parameter: Tensor) -> Block | None:
-            losses = [block for block in (parameter.grad, self._objective.get(parameter)) if block is not None]
-            if (losses or parameter in reached) and strengths[parameter] and self.anchor is not None:
-                weight = strengths[parameter] * self._weight[parameter]
-                return Pull(parameter, self._start[parameter], weight, losses)
-            return sum(losses[1:], start=losses[0]) if losses else None
-
-        return row
+        return strengths
 
     def _check_itself(self, call: str) -> None:
         """Raise on an object that shows our attributes and class, as Lightning's does, but would set its own."""

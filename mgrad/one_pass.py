@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
-from mgrad.jacobian import capture, shared_graphs
+from mgrad.jacobian import capture, shared_graphs, unshared
 from mgrad.node_rules import Layout, Node, Part, rule_of, weight_gradients
 
 Span = tuple[int, int]
@@ -565,15 +565,13 @@ class _Sums:
                 for child, gradient in zip(self.graph.children[k], found, strict=True):
                     if child is not None and child[0] in self.plan.weights and gradient is not None:
                         self.add(loss, child, gradient)
-        row, used = dict[Tensor, Tensor](), set[int]()
+        row = dict[Tensor, Tensor]()
         for parameter, k in self.graph.leaves.items():
             if (block := sums.pop((k, 0), None)) is not None:
-                memory = block.untyped_storage()
-                if memory.nbytes() != block.nbytes or memory.data_ptr() in used:
+                if block.untyped_storage().nbytes() != block.nbytes:
                     block = block.clone(memory_format=torch.contiguous_format)
-                used.add(block.untyped_storage().data_ptr())
                 row[parameter] = block
-        return row
+        return unshared(row)
 
 
 def _several(reach: int) -> bool:

@@ -1,8 +1,8 @@
 """`LessForgetting`: an optimizer around an optimizer, which hands it the constrained less-forgetting direction.
 
 In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, one_pass, direction,
-anchor, decrease, enforcement, lagrangian, metric, noise, report, scaling, sketch, step_report, storage, values. The
-only file that knows parameter groups and state dicts, and with metric `torch.optim`.
+anchor, decrease, enforcement, lagrangian, metric, noise, options, report, scaling, sketch, step_report, storage,
+values. The only file that knows parameter groups and state dicts, and with metric `torch.optim`.
 """
 
 import math
@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ from mgrad.losses import (
 from mgrad.metric import preconditioner
 from mgrad.noise import GramianAverage, HalfBatches, Noise, RowAverage, SmoothRows
 from mgrad.one_pass import OnePass, check_examples
+from mgrad.options import Enforce, Metric, check_wrapping
 from mgrad.report import Report
 from mgrad.scaling import Look
 from mgrad.sketch import Sketch, Twice, Vectors, sketched_gramian
@@ -44,9 +45,6 @@ from mgrad.storage import Storage, opened
 from mgrad.values import quotient, root
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
-
-Metric = Literal["euclidean", "base"]
-Enforce = Literal["gradient", "step"]
 
 
 class LessForgetting(Optimizer):
@@ -151,55 +149,23 @@ class LessForgetting(Optimizer):
                 f"`LessForgetting(base)` must be an instance of torch.optim.Optimizer. Found {found}. "
                 "Pass one with its parameters, such as torch.optim.AdamW(model.parameters())."
             )
-        if anchor is not None and not isinstance(anchor, Anchor):
-            raise TypeError(
-                f"`LessForgetting(anchor=...)` must be an Anchor or None. Found {type(anchor).__name__}. "
-                "Pass Anchor() for the distance from the starting weights."
-            )
-        if not callable(decrease) or isinstance(decrease, type):
-            raise TypeError(
-                f"`LessForgetting(decrease=...)` must be a rule such as KeepPace(). Found {decrease!r}. "
-                "Pass an instance."
-            )
+        check_wrapping(
+            anchor=anchor,
+            decrease=decrease,
+            noise=noise,
+            solver=solver,
+            metric=metric,
+            enforce=enforce,
+            storage=storage,
+        )
         check_options("LessForgetting", strength, scale, limit, solver, decrease, normalise)
-        if metric not in {"euclidean", "base"}:
-            raise ValueError(
-                f'`LessForgetting(metric=...)` must be "euclidean" or "base". Found {metric!r}. Choose one of the two.'
-            )
-        if enforce not in {"gradient", "step"}:
-            raise ValueError(
-                f'`LessForgetting(enforce=...)` must be "gradient" or "step". Found {enforce!r}. Choose one of the two.'
-            )
         if metric == "base":
             preconditioner(base)  # raises for one that is not known
-        if not (noise is None or isinstance(noise, Noise)):
-            raise TypeError(
-                f"`LessForgetting(noise=...)` must be None, SmoothRows(), SmoothGramian() or HalfBatches(). Found "
-                f"{noise!r}. Pass an instance."
-            )
-        if noise is not None and solver == "device":
-            raise ValueError(
-                f'`LessForgetting(noise={noise}, solver="device")` must average on the host. Found "device". Use '
-                'solver="active_set".'
-            )
-        if isinstance(noise, HalfBatches) and metric == "base":
-            raise ValueError(
-                f'`LessForgetting(noise={noise}, metric="base")` must compare the halves before the metric is known. '
-                'Found "base". Use metric="euclidean", or another noise.'
-            )
         if (metric, enforce) != ("euclidean", "gradient") and any("lr" not in group for group in base.param_groups):
             raise ValueError(
                 f'`LessForgetting(metric={metric!r}, enforce={enforce!r})` must know the learning rate. Found no "lr" '
                 f"in a parameter group of {type(base).__name__}. Give its groups one."
             )
-        if not (storage is None or isinstance(storage, Storage)):
-            raise TypeError(
-                f"`LessForgetting(storage=...)` must be a Storage or None. Found {type(storage).__name__}. Pass "
-                'Storage(rows="bfloat16"), for instance.'
-            )
-        storage = storage or Storage()
-        average = type(noise).__name__ if isinstance(noise, SmoothRows | HalfBatches) else None
-        storage.check_options(average=average, enforce=enforce, metric=metric, solver=solver)
         self.base = base
         self.anchor = anchor
         self.decrease = decrease
@@ -211,7 +177,7 @@ class LessForgetting(Optimizer):
         self.solver: Solver = solver
         self.metric: Metric = metric
         self.enforce: Enforce = enforce
-        self.storage = storage
+        self.storage = storage or Storage()
         self._sketches = 0  # so many have been drawn
         self.constraints = None if constraints is None else check_names(constraints)
         if missing and self.constraints is None:
@@ -232,7 +198,7 @@ class LessForgetting(Optimizer):
         _check_groups(self.param_groups)
         if self.anchor is not None:
             anchored = _anchored(self.param_groups)
-            self._start |= zip(anchored, map(storage.keep_start, self.anchor.start(anchored)), strict=True)
+            self._start |= zip(anchored, map(self.storage.keep_start, self.anchor.start(anchored)), strict=True)
             self._weight |= zip(anchored, self.anchor.weights(anchored), strict=True)
 
     # ------------------------------------------------------------------ what is the base's

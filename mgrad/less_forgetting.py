@@ -338,7 +338,9 @@ class LessForgetting(Optimizer):
                 numbers = [loss.item() for _, loss in everything]
                 for (call, _), number in zip(everything, numbers, strict=True):
                     check_finite(call, number)
-                values = {name: sum(part.item() for part in pair) / len(pair) for name, pair in losses.items()}
+                values = dict.fromkeys(losses, 0.0)
+                for (name, _), number in zip(parts, numbers, strict=False):
+                    values[name] += number / len(losses[name])
             return self.solve(values if values.keys() == self._rows.keys() else None)
         except BaseException:
             for name in losses:

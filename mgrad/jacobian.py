@@ -37,9 +37,8 @@ _SHARE = 1 << 13  # values of a window whose products are summed in its own type
 _PIECE = 1 << 15  # values whose products are summed in float32: few enough to lose little, enough to be cheap
 _FEW = 8  # rows of which half of the products take as long as all
 _MANY = 1 << 17  # values from which on float64 products cost more than they are worth where float32 resolves G
-_LOSS = (
-    _SHARE / 8 * 2.0**-24
-)  # what such a sum may lose, relative to the lengths: BLAS adds up eight at a time at least
+# What a sum of a share may lose, relative to the lengths (math.md, 120): BLAS adds up eight at a time at least.
+_LOSS = _SHARE / 8 * 2.0**-24
 _RESOLVED = 1 / 16  # by which quadratic forms of G may be wrong at worst (math.md, 121)
 _SAFE = 1e-28, 1e28  # what a sum of squares lies between where no float32 square that counts is 0 or infinite
 
@@ -69,16 +68,22 @@ def capture(parameters: Sequence[Tensor], row: dict[Tensor, Tensor]) -> Iterator
     try:
         yield
         check_dense("opt.constraint(...)", parameters)
-        row.update(_apart({parameter: parameter.grad for parameter in parameters if parameter.grad is not None}))
+        row.update(unshared({parameter: parameter.grad for parameter in parameters if parameter.grad is not None}))
     finally:
         for parameter, gradient in zip(parameters, outside, strict=True):
             parameter.grad = gradient
 
 
-def _apart(row: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-    """Return a row whose blocks can be written each by itself.
+def unshared(row: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    """Set the blocks of a row apart, so that each can be written by itself.
 
     Where parameters of one size are added as views, autograd leaves them one gradient in one memory.
+
+    Args:
+        row: is changed: blocks that share the memory of an earlier one are copied.
+
+    Returns:
+        The row.
     """
     seen = set[int]()
     for parameter, block in row.items():
@@ -137,7 +142,7 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.devic
         narrow = metric is None and device.type == "cpu" and size >= _MANY
         narrow = narrow and all(parameter.dtype is not torch.float64 for parameter in here)
         products = _products(everything, here, size, torch.float32 if narrow else torch.float64, metric is not None)
-        if narrow and not _is_resolved(products, size, lambda i, here=here: _is_zero(rows[i], here)):  # type: ignore[misc]
+        if narrow and not _is_resolved(products, rows, here, size):
             products = _products(everything, here, size, torch.float64, False)
         total += products.to(home)
     return total
@@ -218,13 +223,13 @@ def whole(block: Block | None) -> Tensor | None:
     return block if block is None or isinstance(block, Tensor) else block.piece(0, block.numel())
 
 
-def _is_resolved(products: Tensor, size: int, is_zero: Callable[[int], bool]) -> bool:
+def _is_resolved(products: Tensor, rows: Sequence[Row], parameters: Sequence[Tensor], size: int) -> bool:
     """Tell whether float32 products determine all quadratic forms of G well enough (math.md, 121-122)."""
     squares, single = products.diagonal(), torch.finfo(torch.float32)
     live = squares > 0
     if not products.isfinite().all() or (squares[live] < size * single.tiny / single.eps).any():
         return False
-    if not all(is_zero(i) for i in (~live).nonzero()[:, 0].tolist()):
+    if not all(_is_zero(rows[i], parameters) for i in (~live).nonzero()[:, 0].tolist()):
         return False
     lengths = squares[live].sqrt()
     cosines = products[live][:, live] / lengths / lengths[:, None]
@@ -294,9 +299,9 @@ def _inner(first: Tensor | None, second: Tensor) -> Tensor:
     if x.device.type == "cpu":
         parts = zip(x.split(_PIECE), y.split(_PIECE), strict=True)
         return torch.tensor(sum(a.dot(b).item() for a, b in parts), dtype=torch.float64, device="cpu")
-    whole = len(x) - len(x) % _PIECE
-    pieces = torch.linalg.vecdot(x[:whole].view(-1, _PIECE), y[:whole].view(-1, _PIECE))
-    total: Tensor = pieces.sum(dtype=torch.float64) + x[whole:].dot(y[whole:])
+    rest = len(x) - len(x) % _PIECE
+    pieces = torch.linalg.vecdot(x[:rest].view(-1, _PIECE), y[:rest].view(-1, _PIECE))
+    total: Tensor = pieces.sum(dtype=torch.float64) + x[rest:].dot(y[rest:])
     return total
 
 

@@ -1,7 +1,7 @@
 """The function whose gradient the direction is while its multipliers are held: what a line search lowers.
 
 In: what a closure returns, and the multipliers of a solve. Out: value and gradient of φ = α·f₀ + Σ λᵢfᵢ.
-May import: losses. Knows no optimizer.
+May import: nothing of mgrad. Knows no optimizer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgrad.losses import check_loss, loss_call
-
 
 @dataclass(frozen=True)
 class Lagrangian:
-    """φ = α·f₀ + Σ λᵢfᵢ, in which α and λ are those of where it was taken.
+    """φ = α·f₀ + Σ λᵢfᵢ, in which α and λ are those of where it was taken (math.md, 104).
 
     Attributes:
         multipliers: λ by name, numbers or tensors of no dimension.
@@ -50,12 +48,11 @@ class Lagrangian:
         """Backpropagate φ, without what is known of f₀ in closed form.
 
         Args:
-            losses: as of `value`.
+            losses: as of `value`, checked, as is the next.
             objective: a part of f₀ with a graph.
 
         Raises:
-            TypeError: if a loss is not a tensor.
-            ValueError: if a loss cannot be backpropagated, or the names are not those of the multipliers.
+            ValueError: if the names are not those of the multipliers.
 
         Cost: one backward pass.
         """
@@ -64,19 +61,13 @@ class Lagrangian:
                 f"`opt.step(closure)` must evaluate the same losses within a step. Found {sorted(losses)} after "
                 f"{sorted(self.multipliers)}. Draw the batches before the step, not in the closure."
             )
-        parts = [
-            (loss_call(name), part, self.multipliers[name] / len(pair))
-            for name, pair in losses.items()
-            for part in pair
-        ]
+        parts = [(part, self.multipliers[name] / len(pair)) for name, pair in losses.items() for part in pair]
         if objective is not None:
-            parts.append(("opt.backward(..., objective=...)", objective, self.pull))
-        for call, part, _ in parts:
-            check_loss(call, part)
+            parts.append((objective, self.pull))
         weights = [
-            torch.as_tensor(weight, dtype=part.dtype, device=part.device).expand_as(part) for _, part, weight in parts
+            torch.as_tensor(weight, dtype=part.dtype, device=part.device).expand_as(part) for part, weight in parts
         ]
-        torch.autograd.backward([part for _, part, _ in parts], weights)
+        torch.autograd.backward([part for part, _ in parts], weights)
 
 
 def returned_losses(found: Any) -> tuple[Any, Any] | None:

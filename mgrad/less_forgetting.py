@@ -1,17 +1,17 @@
 """`LessForgetting`: an optimizer around an optimizer, which hands it the constrained less-forgetting direction.
 
 In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, one_pass, direction,
-anchor, decrease, noise, report, scaling, sketch, storage, values. The only file that knows `torch.optim`, parameter
-groups and state dicts.
+anchor, decrease, enforcement, lagrangian, metric, noise, options, report, scaling, sketch, step_report, storage,
+values. The only file that knows parameter groups and state dicts, and with metric `torch.optim`.
 """
 
 import math
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,24 +23,28 @@ from mgrad.direction import Normalise, Scale, Solved, Solver, check_options, sol
 from mgrad.enforcement import Promise
 from mgrad.jacobian import Block, Row, along, capture, check_dense, combine, gramian, norm, shared_graphs, whole
 from mgrad.lagrangian import Lagrangian, returned_losses
-from mgrad.losses import Loss, check_loss, check_names, loss_call, loss_values, named_losses
+from mgrad.losses import (
+    OBJECTIVE,
+    Loss,
+    check_finite,
+    check_loss,
+    check_names,
+    loss_call,
+    loss_values,
+    named_losses,
+)
 from mgrad.metric import preconditioner
 from mgrad.noise import GramianAverage, HalfBatches, Noise, RowAverage, SmoothRows
 from mgrad.one_pass import OnePass, check_examples
+from mgrad.options import Enforce, Metric, check_wrapping
 from mgrad.report import Report
-from mgrad.scaling import groups_with
-from mgrad.sketch import Sketch, Twice, Vectors, sketched_gramian, sketching
+from mgrad.scaling import Look
+from mgrad.sketch import Sketch, Twice, Vectors, sketched_gramian
 from mgrad.step_report import StepReport
 from mgrad.storage import Storage, opened
 from mgrad.values import quotient, root
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
-_OBJECTIVE = "opt.backward(..., objective=...)"
-# Shown among the gradients that wait, to tell a scaler from whoever only looks; its square adds nothing to a norm.
-_UNSCALED = 2.0**-66
-
-Metric = Literal["euclidean", "base"]
-Enforce = Literal["gradient", "step"]
 
 
 class LessForgetting(Optimizer):
@@ -91,7 +95,8 @@ class LessForgetting(Optimizer):
         step_report: with enforce="step" the `StepReport` of the last step, None before the first.
 
     Cost: of a step: one backward pass and n gradient values for each constraint, n values for θ₀, one read of
-        each row for G, one combination of them, solves over m variables.
+        each row for G, one combination of them, solves over m variables. On a CPU the memory of all rows but one is
+        kept for the next step. `storage` has less.
         metric="base": P once more for each parameter. enforce="step": memory of the rows and of n values, two further
         reads of each row; with metric="base" memory of P, and three.
     Source: "Less-forgetting Multi-lingual Fine-tuning" (Mao et al., NeurIPS 2022) for the problem; math.md for the
@@ -114,8 +119,7 @@ class LessForgetting(Optimizer):
     _objective: dict[Tensor, Tensor]  # the gradient of the objective passed to `backward`
     _capturing: str | None  # the constraint whose block is open
     _solved: bool  # `.grad` holds the direction
-    _seen: list[Tensor] | None  # the objective's gradients when what waits was shown, perhaps to a scaler, or None
-    _witness: Tensor | None  # which a scaler changes when it unscales, and nobody else
+    _look: Look  # from outside, perhaps a scaler's, at what waits
     _lagrangian: Lagrangian | None  # whose gradient that is
     _promise: Promise | None  # of that direction, where the step is to keep it
     _spent: tuple[weakref.ref[Tensor], int] | None = None  # a gradient that the last step has used, and its version
@@ -145,55 +149,23 @@ class LessForgetting(Optimizer):
                 f"`LessForgetting(base)` must be an instance of torch.optim.Optimizer. Found {found}. "
                 "Pass one with its parameters, such as torch.optim.AdamW(model.parameters())."
             )
-        if anchor is not None and not isinstance(anchor, Anchor):
-            raise TypeError(
-                f"`LessForgetting(anchor=...)` must be an Anchor or None. Found {type(anchor).__name__}. "
-                "Pass Anchor() for the distance from the starting weights."
-            )
-        if not callable(decrease) or isinstance(decrease, type):
-            raise TypeError(
-                f"`LessForgetting(decrease=...)` must be a rule such as KeepPace(). Found {decrease!r}. "
-                "Pass an instance."
-            )
+        check_wrapping(
+            anchor=anchor,
+            decrease=decrease,
+            noise=noise,
+            solver=solver,
+            metric=metric,
+            enforce=enforce,
+            storage=storage,
+        )
         check_options("LessForgetting", strength, scale, limit, solver, decrease, normalise)
-        if metric not in {"euclidean", "base"}:
-            raise ValueError(
-                f'`LessForgetting(metric=...)` must be "euclidean" or "base". Found {metric!r}. Choose one of the two.'
-            )
-        if enforce not in {"gradient", "step"}:
-            raise ValueError(
-                f'`LessForgetting(enforce=...)` must be "gradient" or "step". Found {enforce!r}. Choose one of the two.'
-            )
         if metric == "base":
             preconditioner(base)  # raises for one that is not known
-        if not (noise is None or isinstance(noise, Noise)):
-            raise TypeError(
-                f"`LessForgetting(noise=...)` must be None, SmoothRows(), SmoothGramian() or HalfBatches(). Found "
-                f"{noise!r}. Pass an instance."
-            )
-        if noise is not None and solver == "device":
-            raise ValueError(
-                f'`LessForgetting(noise={noise}, solver="device")` must average on the host. Found "device". Use '
-                'solver="active_set".'
-            )
-        if isinstance(noise, HalfBatches) and metric == "base":
-            raise ValueError(
-                f'`LessForgetting(noise={noise}, metric="base")` must compare the halves before the metric is known. '
-                'Found "base". Use metric="euclidean", or another noise.'
-            )
         if (metric, enforce) != ("euclidean", "gradient") and any("lr" not in group for group in base.param_groups):
             raise ValueError(
                 f'`LessForgetting(metric={metric!r}, enforce={enforce!r})` must know the learning rate. Found no "lr" '
                 f"in a parameter group of {type(base).__name__}. Give its groups one."
             )
-        if not (storage is None or isinstance(storage, Storage)):
-            raise TypeError(
-                f"`LessForgetting(storage=...)` must be a Storage or None. Found {type(storage).__name__}. Pass "
-                'Storage(rows="bfloat16"), for instance.'
-            )
-        storage = storage or Storage()
-        average = type(noise).__name__ if isinstance(noise, SmoothRows | HalfBatches) else None
-        storage.check_options(average=average, enforce=enforce, metric=metric, solver=solver)
         self.base = base
         self.anchor = anchor
         self.decrease = decrease
@@ -205,7 +177,7 @@ class LessForgetting(Optimizer):
         self.solver: Solver = solver
         self.metric: Metric = metric
         self.enforce: Enforce = enforce
-        self.storage = storage
+        self.storage = storage or Storage()
         self._sketches = 0  # so many have been drawn
         self.constraints = None if constraints is None else check_names(constraints)
         if missing and self.constraints is None:
@@ -226,7 +198,7 @@ class LessForgetting(Optimizer):
         _check_groups(self.param_groups)
         if self.anchor is not None:
             anchored = _anchored(self.param_groups)
-            self._start |= zip(anchored, map(storage.keep_start, self.anchor.start(anchored)), strict=True)
+            self._start |= zip(anchored, map(self.storage.keep_start, self.anchor.start(anchored)), strict=True)
             self._weight |= zip(anchored, self.anchor.weights(anchored), strict=True)
 
     # ------------------------------------------------------------------ what is the base's
@@ -241,10 +213,7 @@ class LessForgetting(Optimizer):
             *(block if isinstance(block, Tensor) else block.arrived() for block in blocks),
             *self._halves.values(),
         ]
-        if self._witness is None:
-            self._witness = torch.full((1,), _UNSCALED, dtype=torch.float32, device=waiting[0].device)
-        waiting.append(self._witness)
-        return groups_with(self.base.param_groups, waiting, self._note_look)
+        return self._look.groups(self.base.param_groups, waiting)
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
@@ -291,7 +260,7 @@ class LessForgetting(Optimizer):
         Args:
             constraints: scalar losses that are each to fall, by name, or in order (their names are then "0", "1", …).
                 With storage=Storage(rows="sketch") functions without arguments that return them, which are called
-                twice, with the same random numbers, so that one graph at a time is held; of a loss the graph is kept.
+                twice, with the same random numbers, so that one graph at a time is held; a tensor keeps its graph.
                 With noise=HalfBatches() a pair for each, of the two halves of its batch: the loss is their mean.
             objective: a scalar loss added to the anchor's f₀, or a function without arguments that returns it.
             examples: where the losses come from one forward pass over one batch, how many of its examples are whose, in
@@ -302,11 +271,12 @@ class LessForgetting(Optimizer):
             The report of the direction. With solver="device" its figures are fetched when they are looked at.
 
         Raises:
-            TypeError: if a loss is not a tensor (with noise=HalfBatches() a pair of them), a name not a string, or a
-                number of examples no integer.
+            TypeError: if a loss is not a tensor (with noise=HalfBatches() a pair of them), a name not a string, a
+                number of examples no integer, or a gradient is sparse.
             ValueError: if there is no constraint, a name is unknown or has gradients already, or a loss is not a real
                 scalar, is not finite, needs no gradient, or depends on none of the parameters; if `examples` do not
-                fit the losses, or batch norm in training mode mixes them.
+                fit the losses, batch norm in training mode mixes them, or no rows are kept; if a function returns
+                another loss at its second call; as `solve`.
             RuntimeError: if `.grad` still holds a direction, or inside a `constraint` block; with `examples`, if a
                 gradient is accumulated behind the graph's back.
             FloatingPointError: if a gradient is not finite. After any error the gradients of this call are dropped;
@@ -341,7 +311,7 @@ class LessForgetting(Optimizer):
                 )
         if objective is not None:
             # Called when nothing else can be wrong: `Replay` goes on by a batch.
-            everything.append((_OBJECTIVE, objective() if callable(objective) else objective))
+            everything.append((OBJECTIVE, objective() if callable(objective) else objective))
             check_loss(*everything[-1])
         try:
             seeds = [torch.full_like(part, 1 / len(losses[name])) for name, part in parts]
@@ -361,21 +331,16 @@ class LessForgetting(Optimizer):
             if objective is not None:
                 with capture(self._parameters(), self._objective):
                     torch.autograd.backward(everything[-1][1])
-                if not self._objective:
-                    raise ValueError(
-                        f"`{_OBJECTIVE}` must find a gradient. Found none: it depends on none of the optimizer's "
-                        "parameters. Check that it comes from this model and that it is not detached."
-                    )
+                _check_reached(OBJECTIVE, self._objective)
             values: dict[str, float | Tensor] = {name: pair[0] for name, pair in losses.items()}
             # After the passes: before them the question would make the device wait.
             if self.solver != "device":
                 numbers = [loss.item() for _, loss in everything]
                 for (call, _), number in zip(everything, numbers, strict=True):
-                    if not math.isfinite(number):
-                        raise ValueError(
-                            f"`{call}` must be finite. Found {number}. Skip this batch, or lower the rate."
-                        )
-                values = {name: sum(part.item() for part in pair) / len(pair) for name, pair in losses.items()}
+                    check_finite(call, number)
+                values = dict.fromkeys(losses, 0.0)
+                for (name, _), number in zip(parts, numbers, strict=False):
+                    values[name] += number / len(losses[name])
             return self.solve(values if values.keys() == self._rows.keys() else None)
         except BaseException:
             for name in losses:
@@ -390,40 +355,21 @@ class LessForgetting(Optimizer):
         self._check_open("opt.backward(...)")
         for name in losses:
             self._check_name(loss_call(name), name)
-        if self.constraints is not None and not self.missing and set(losses) != set(self.constraints):
-            missing = [name for name in self.constraints if name not in losses]
-            raise ValueError(
-                f"`opt.backward(constraints)` must hold every one of the constraints {list(self.constraints)}. Found "
-                f"no {missing}. Pass their losses, or wrap with missing=True."
-            )
-        names = [name for name in self.constraints or losses if name in losses]
+        names = self._ordered(losses, "`opt.backward(constraints)` must hold", "", "Pass their losses")
         parameters = self._parameters()
         check_dense("objective_loss.backward()", parameters)
         devices = list(dict.fromkeys(parameter.device for parameter in parameters))
         twice = [Twice(loss_call(name), losses[name], devices) for name in names]
         if objective is not None:
-            twice.append(Twice(_OBJECTIVE, objective() if callable(objective) else objective, devices))
+            twice.append(Twice(OBJECTIVE, objective() if callable(objective) else objective, devices))
         sketch = Sketch(self.storage.sketch, parameters, self._sketches)
         vectors: list[Vectors] = [{} for _ in range(len(names) + 1)]  # the last is that of g₀
         reached = set[Tensor]()
         for loss, vector in zip(twice, vectors, strict=False):
-            found = set[Tensor]()
-
-            def add(parameter: Tensor, gradient: Tensor, vector: Vectors = vector, found: set[Tensor] = found) -> None:
-                found.add(parameter)
-                sketch.add(vector, parameter, gradient)
-
-            with sketching(parameters, add):
+            with sketch.take(vector) as found:
                 loss.first()
-            if not found:
-                raise ValueError(
-                    f"`{loss.call}` must find a gradient. Found none: it depends on none of the optimizer's "
-                    "parameters. Check that it comes from this model and that it is not detached."
-                )
-            if not math.isfinite(loss.value):
-                raise ValueError(
-                    f"`{loss.call}` must be finite. Found {loss.value}. Skip this batch, or lower the rate."
-                )
+            _check_reached(loss.call, found)
+            check_finite(loss.call, loss.value)
             reached |= found
         pull = self._objective_row(reached)
         for parameter in parameters:
@@ -445,10 +391,7 @@ class LessForgetting(Optimizer):
             self._gramian_average = average
             raise
         self._sketches += 1
-        self._reset()
-        self._solved, self.report = True, solved.report
-        self._lagrangian = Lagrangian(dict(zip(names, solved.multipliers, strict=True)), solved.pull)
-        return solved.report
+        return self._settle(names, solved)
 
     @contextmanager
     def constraint(self, name: str) -> Iterator[None]:
@@ -468,7 +411,8 @@ class LessForgetting(Optimizer):
             TypeError: if the name is not a string, or a gradient is sparse.
             ValueError: if the name is not among the optimizer's `constraints`, or nothing that was backpropagated
                 depends on the parameters.
-            RuntimeError: inside another block, or while `.grad` still holds a direction; for a third half.
+            RuntimeError: inside another block, or while `.grad` still holds a direction; for a third half; with
+                storage=Storage(rows="sketch"), which keeps no gradient.
 
         Cost: no memory beyond n gradient values for each name.
 
@@ -555,19 +499,13 @@ class LessForgetting(Optimizer):
                 "`opt.solve()` and `opt.step()` must come after the gradients of at least one constraint. Found none. "
                 "Call opt.backward(losses), or backpropagate inside `with opt.constraint(name):`."
             )
-        if self.constraints is not None and not self.missing and set(self._rows) != set(self.constraints):
-            missing = [name for name in self.constraints if name not in self._rows]
-            raise ValueError(
-                f"`opt.solve()` must come after every one of the constraints {list(self.constraints)}. Found no "
-                f"gradient of {missing}. Backpropagate them, or wrap with missing=True."
-            )
+        names = self._ordered(self._rows, "`opt.solve()` must come after", "gradient of ", "Backpropagate them")
         half = [name for name in self._rows if name not in self._halves]
         if isinstance(self.noise, HalfBatches) and half:
             raise ValueError(
                 f"`opt.solve()` must come after both halves of every constraint with noise=HalfBatches(). Found one of "
                 f"{half}. Backpropagate the other in a second `with opt.constraint(name):`."
             )
-        names = [name for name in self.constraints or self._rows if name in self._rows]
         parameters = self._parameters()
         check_dense("objective_loss.backward()", parameters)
         rows: list[Row] = [*(self._row(name) for name in names), self._objective_row()]
@@ -584,13 +522,11 @@ class LessForgetting(Optimizer):
             parameter.grad = block
             if block is not None and solved.void is not None:
                 block.masked_fill_(solved.void, 0.0)
-        self._reset()
-        self._solved, self.report = True, solved.report
-        self._lagrangian = Lagrangian(dict(zip(names, solved.multipliers, strict=True)), solved.pull)
+        report = self._settle(names, solved)
         if self.enforce == "step":
             G, b = products[:-1, :-1], solved.decrease
             self._promise = Promise(names, rows[:-1], parameters, metric, G, b, solved.error, self.limit, home)
-        return solved.report
+        return report
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of this step: those of the constraints and those in `.grad`.
@@ -679,7 +615,9 @@ class LessForgetting(Optimizer):
         for name, pair in named.items():
             for part in pair:
                 check_loss(loss_call(name), part)  # their values are part of φ: a function is none, sketched or not
-        objective = objective() if callable(objective) else objective
+        if objective is not None:
+            objective = objective() if callable(objective) else objective
+            check_loss(OBJECTIVE, objective)
         self.zero_grad()
         if held:
             held[0].backward(named, objective)
@@ -688,14 +626,12 @@ class LessForgetting(Optimizer):
             assert self._lagrangian is not None
             held.append(self._lagrangian)
         forgetting = [] if objective is None else [objective.detach()]
-        for group in self.base.param_groups if self.anchor is not None else ():
-            for parameter in group["params"]:
-                strength = group.get("anchor", 1.0)
-                if strength and parameter.requires_grad and parameter.grad is not None:
-                    place = parameter, self._start[parameter], strength * self._weight[parameter]
-                    forgetting.append(moved(*place))
-                    if not self._solved:  # in a later evaluation; in d it is already
-                        parameter.grad.add_(pull_back(*place).mul_(held[0].pull))
+        for parameter, strength in self._strengths().items():
+            if strength and parameter.requires_grad and parameter.grad is not None:
+                place = parameter, self._start[parameter], strength * self._weight[parameter]
+                forgetting.append(moved(*place))
+                if not self._solved:  # in a later evaluation; in d it is already
+                    parameter.grad.add_(pull_back(*place).mul_(held[0].pull))
         self._solved = True
         return held[0].value(named, forgetting)
 
@@ -858,21 +794,14 @@ class LessForgetting(Optimizer):
         self._objective = {}
         self._capturing = None
         self._solved = False
-        self._seen = None
-        self._witness = None
+        self._look = Look()
         self._lagrangian = None
         self._promise = None
 
-    def _note_look(self) -> None:
-        """Remember what somebody sees who looks at the gradients that wait."""
-        self._seen = [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
-
     def _drop_overflow(self) -> None:
         """Forget what a scaler has found to be no step: `model.zero_grad()`, which may follow, does not reach it."""
-        if self._seen is None or self._witness is None or self._witness.item() == _UNSCALED:
-            return
-        blocks = [*self._seen, *(whole(block) for row in self._rows.values() for block in row.values())]
-        if not all(block is None or block.isfinite().all() for block in blocks):
+        blocks = (whole(block) for row in self._rows.values() for block in row.values())
+        if self._look.has_overflow(block for block in blocks if block is not None):
             self._reset()
 
     def _mark_spent(self) -> None:
@@ -919,7 +848,7 @@ class LessForgetting(Optimizer):
         estimate, average = products, self._gramian_average
         if self.solver != "device":
             if not products.isfinite().all():
-                self._raise_not_finite([*map(loss_call, names), _OBJECTIVE], products, rows)
+                self._raise_not_finite([*map(loss_call, names), OBJECTIVE], products, rows)
             if average is not None:
                 average = average.then(names, products, {name: h * h.abs() for name, h in self._halves.items()})
                 estimate = average.estimate(names, products[-1, -1])
@@ -939,6 +868,13 @@ class LessForgetting(Optimizer):
         )
         self._gramian_average = average
         return solved, products
+
+    def _settle(self, names: Sequence[str], solved: Solved) -> Report:
+        """Give up the gradients for the direction, which is in `.grad` now."""
+        self._reset()
+        self._solved, self.report = True, solved.report
+        self._lagrangian = Lagrangian(dict(zip(names, solved.multipliers, strict=True)), solved.pull)
+        return solved.report
 
     def _metric_row(
         self, rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.device, losses: Tensor | None
@@ -1002,12 +938,26 @@ class LessForgetting(Optimizer):
 
         Args:
             reached: the parameters that constraints without a row have reached.
+        """
+        means = self._row_average.rows.values() if self._row_average else ()
+        reached = set(reached).union(*self._rows.values(), *means)
+        strengths = self._strengths()
+
+        def row(parameter: Tensor) -> Block | None:
+            losses = [block for block in (parameter.grad, self._objective.get(parameter)) if block is not None]
+            if (losses or parameter in reached) and strengths[parameter]:
+                weight = strengths[parameter] * self._weight[parameter]
+                return Pull(parameter, self._start[parameter], weight, losses)
+            return sum(losses[1:], start=losses[0]) if losses else None
+
+        return row
+
+    def _strengths(self) -> dict[Tensor, float]:
+        """Return by what the groups multiply the anchor, by parameter; 0 without one.
 
         Raises:
             RuntimeError: for an anchored parameter without a start.
         """
-        means = self._row_average.rows.values() if self._row_average else ()
-        reached = set(reached).union(*self._rows.values(), *means)
         strengths = {}
         for k, group in enumerate(self.base.param_groups):
             strength = group.get("anchor", 1.0) if self.anchor is not None else 0.0
@@ -1019,15 +969,7 @@ class LessForgetting(Optimizer):
                         'opt.add_param_group(...), or give the group "anchor": 0.0.'
                     )
                 strengths[parameter] = strength
-
-        def row(parameter: Tensor) -> Block | None:
-            losses = [block for block in (parameter.grad, self._objective.get(parameter)) if block is not None]
-            if (losses or parameter in reached) and strengths[parameter] and self.anchor is not None:
-                weight = strengths[parameter] * self._weight[parameter]
-                return Pull(parameter, self._start[parameter], weight, losses)
-            return sum(losses[1:], start=losses[0]) if losses else None
-
-        return row
+        return strengths
 
     def _check_itself(self, call: str) -> None:
         """Raise on an object that shows our attributes and class, as Lightning's does, but would set its own."""
@@ -1051,6 +993,16 @@ class LessForgetting(Optimizer):
                 f"`{call}` must come after {done}. Found the last direction still in `.grad`. "
                 "Call opt.zero_grad() at the start of every step."
             )
+
+    def _ordered(self, found: Collection[str], must: str, what: str, advice: str) -> list[str]:
+        """Return the names of a step in the order of `constraints`; raise if it lacks one that it may not lack."""
+        missing = [name for name in self.constraints or () if name not in found]
+        if missing and not self.missing:
+            raise ValueError(
+                f"{must} every one of the constraints {list(self.constraints or ())}. Found no {what}{missing}. "
+                f"{advice}, or wrap with missing=True."
+            )
+        return [name for name in self.constraints or found if name in found]
 
     def _check_name(self, call: str, name: str) -> None:
         """Raise for a name that is no string or that is unknown."""
@@ -1091,6 +1043,15 @@ def _solve_first(opt: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     assert isinstance(opt, LessForgetting)
     if opt._rows and not opt._solved and opt._capturing is None and not any((*args[1:], *kwargs.values())):
         opt.solve()
+
+
+def _check_reached(call: str, reached: Collection[Tensor]) -> None:
+    """Raise for a loss that has reached no parameter."""
+    if not reached:
+        raise ValueError(
+            f"`{call}` must find a gradient. Found none: it depends on none of the optimizer's parameters. Check that "
+            "it comes from this model and that it is not detached."
+        )
 
 
 def _check_groups(groups: Sequence[dict[str, Any]]) -> None:

@@ -14,6 +14,9 @@ from torch import Tensor
 Loss = Tensor | tuple[Tensor, Tensor] | Callable[[], Tensor]
 """A loss, one on each half of a batch, or a function that returns it."""
 
+OBJECTIVE = "opt.backward(..., objective=...)"
+"""How the user wrote the objective."""
+
 
 def check_names(constraints: Iterable[str]) -> tuple[str, ...]:
     """Check the names declared when wrapping.
@@ -141,12 +144,26 @@ def loss_values(losses: Mapping[str, float | Tensor], names: Sequence[str], devi
             raise TypeError(f"`{call}` must be a real number. Found {found}. Pass the value of the loss.")
         if isinstance(value, Tensor) and value.numel() != 1:
             raise ValueError(f"`{call}` must be a scalar. Found shape {list(value.shape)}. Take its mean or sum.")
-        if device is None and not math.isfinite(value):
-            raise ValueError(f"`{call}` must be finite. Found {float(value)}. Skip this batch, or lower the rate.")
+        if device is None:
+            check_finite(call, float(value))
         if not isinstance(value, Tensor):
             value = torch.full((), float(value), dtype=torch.float64, device=device or "cpu")
         values.append(value.detach().reshape(()).to(device or "cpu", torch.float64, non_blocking=device is not None))
     return torch.stack(values)
+
+
+def check_finite(call: str, value: float) -> None:
+    """Check that a loss has a value that can be stepped on.
+
+    Args:
+        call: how the user wrote it.
+        value: of the loss.
+
+    Raises:
+        ValueError: if it is NaN or infinite.
+    """
+    if not math.isfinite(value):
+        raise ValueError(f"`{call}` must be finite. Found {value}. Skip this batch, or lower the rate.")
 
 
 def loss_call(name: str) -> str:

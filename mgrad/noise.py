@@ -56,7 +56,7 @@ class SmoothGramian:
     Raises:
         ValueError: for a decay outside [0, 1).
 
-    Cost: m² + m numbers.
+    Cost: 4m² numbers.
     """
 
     decay: float = 0.9
@@ -81,7 +81,7 @@ class HalfBatches:
     Raises:
         ValueError: for a decay outside [0, 1).
 
-    Cost: m² + 2m numbers; n values while the second half of a constraint is backpropagated, and a read of both.
+    Cost: 4m² numbers; n values while the second half of a constraint is backpropagated, and a read of both.
     Source: derived in math.md.
     """
 
@@ -185,7 +185,7 @@ class GramianAverage:
         return GramianAverage(self.decay, known, means)
 
     def estimate(self, names: Sequence[str], objective_square: Tensor) -> Tensor:
-        """Return what is known of the products of a step's constraints and g₀ (math.md, 76-79).
+        """Return what is known of the products of a step's constraints and g₀ (math.md, 76-79 and 128).
 
         Args:
             names: of the m constraints, which the means have.
@@ -236,10 +236,9 @@ def _compatible(products: Tensor) -> Tensor:
     """Return products that some vectors of the same lengths have, with the cosines nearest in kind (math.md, 128)."""
     lengths = products.diagonal().sqrt()
     units = lengths[:, None] * lengths
-    values, vectors = torch.linalg.eigh(quotient(products, units))
-    if values[0] >= 0:
+    cosines = _semidefinite_part(quotient(products, units))
+    if cosines is None:
         return products
-    cosines = (vectors * values.clamp(min=0.0)) @ vectors.T
     scales = cosines.diagonal().sqrt()
     found: Tensor = quotient(cosines, scales[:, None] * scales) * units
     return found
@@ -252,11 +251,17 @@ def _without(gramian: Tensor, surplus: Tensor) -> Tensor:
     less = gramian - surplus.diag()
     lengths = gramian.diagonal().sqrt()
     units = lengths[:, None] * lengths
-    values, vectors = torch.linalg.eigh(quotient(less, units))
+    part = _semidefinite_part(quotient(less, units))
+    return less if part is None else part * units
+
+
+def _semidefinite_part(matrix: Tensor) -> Tensor | None:
+    """Return the nearest positive semi-definite matrix, None where that is the matrix itself."""
+    values, vectors = torch.linalg.eigh(matrix)
     if values[0] >= 0:
-        return less
-    nearest: Tensor = (vectors * values.clamp(min=0.0)) @ vectors.T * units
-    return nearest
+        return None
+    part: Tensor = (vectors * values.clamp(min=0.0)) @ vectors.T
+    return part
 
 
 def _check_decay(rule: str, decay: float) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
-from mgrad.jacobian import capture, shared_graphs
+from mgrad.jacobian import capture, shared_graphs, unshared
 from mgrad.node_rules import Layout, Node, Part, rule_of, weight_gradients
 
 Span = tuple[int, int]
@@ -374,16 +374,17 @@ class _Plan:
         if not _several(graph.reach[k]):
             return [None] * len(metadata)
         self.watched.append(k)
-        found = [
-            known.layout((k, output), metadata[output].shape, self.total, graph.reach[k]) if used else None
-            for output, used in ((output, output in graph.outputs[k]) for output in range(len(metadata)))
-        ]
-        if any(found[output] is None for output in graph.outputs[k]):
+        found = {
+            output: known.layout((k, output), metadata[output].shape, self.total, graph.reach[k])
+            for output in graph.outputs[k]
+        }
+        if None in found.values():
             return None
-        if any(layout is False for layout in found):
+        layouts = {output: layout for output, layout in found.items() if isinstance(layout, Layout)}
+        if len(layouts) < len(found):
             self.unknown = True
             return []
-        return found  # type: ignore[return-value]  # no booleans are left
+        return [layouts.get(output) for output in range(len(metadata))]
 
     def _describe(self, k: int) -> str:
         """Say where examples are not apart."""
@@ -564,15 +565,13 @@ class _Sums:
                 for child, gradient in zip(self.graph.children[k], found, strict=True):
                     if child is not None and child[0] in self.plan.weights and gradient is not None:
                         self.add(loss, child, gradient)
-        row, used = dict[Tensor, Tensor](), set[int]()
+        row = dict[Tensor, Tensor]()
         for parameter, k in self.graph.leaves.items():
             if (block := sums.pop((k, 0), None)) is not None:
-                memory = block.untyped_storage()
-                if memory.nbytes() != block.nbytes or memory.data_ptr() in used:
+                if block.untyped_storage().nbytes() != block.nbytes:
                     block = block.clone(memory_format=torch.contiguous_format)
-                used.add(block.untyped_storage().data_ptr())
                 row[parameter] = block
-        return row
+        return unshared(row)
 
 
 def _several(reach: int) -> bool:

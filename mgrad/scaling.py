@@ -1,35 +1,71 @@
-"""What a `torch.amp.GradScaler` is shown of the gradients that wait for a solve: groups that hold them, too.
+"""What a `torch.amp.GradScaler` is shown of the gradients that wait for a solve, and what it has found there.
 
-In: parameter groups, and tensors that wait. Out: groups to be read. May import: nothing of mgrad. Knows no optimizer.
+In: parameter groups, and tensors that wait. Out: groups to be read; whether a scaler has met an overflow. May import:
+nothing of mgrad. Knows no optimizer.
 
-Before a step a scaler unscales, and searches for overflow, whatever has a `.grad` in the optimizer's groups.
+Before a step a scaler unscales, and searches for overflow, whatever has a `.grad` in the optimizer's groups. Of the
+step that it then skips nothing tells.
 """
 
 from collections import UserDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 Groups = list[dict[str, Any]]
 
+# The witness, shown beside what waits: a scaler that unscales changes it, whoever only looks does not. Its square adds
+# nothing to a norm.
+_WITNESS = 2.0**-66
 
-def groups_with(groups: Groups, waiting: Iterable[Tensor], notice: Callable[[], None]) -> Groups:
-    """Return the groups, with what waits behind the parameters of the first.
 
-    Args:
-        groups: of the optimizer.
-        waiting: tensors whose values are to be read and changed as gradients are.
-        notice: called when somebody looks at the parameters of the first group.
+class Look:
+    """A look from outside at the gradients of one step while they wait; none yet at first."""
 
-    Returns:
-        As many groups. What is written to one is written to that of the optimizer; its list of parameters ends with
-        tensors that have those that wait as their `.grad`.
+    def __init__(self) -> None:
+        """Show nothing."""
+        self._seen: list[Tensor] | None = None  # what stood in `.grad` at the last look
+        self._witness: Tensor | None = None
 
-    Cost: no memory beyond the lists.
-    """
-    first = _Group(groups[0], [_holder(tensor) for tensor in waiting], notice)
-    return [cast("dict[str, Any]", first), *groups[1:]]
+    def groups(self, groups: Groups, waiting: Sequence[Tensor]) -> Groups:
+        """Return the groups, with what waits behind the parameters of the first.
+
+        Args:
+            groups: of the optimizer.
+            waiting: tensors whose values are to be read and changed as gradients are, at least one.
+
+        Returns:
+            As many groups. What is written to one is written to that of the optimizer; its list of parameters ends
+            with tensors that have those that wait, and the witness, as their `.grad`.
+
+        Cost: no memory beyond the lists.
+        """
+        if self._witness is None:
+            self._witness = torch.full((1,), _WITNESS, dtype=torch.float32, device=waiting[0].device)
+
+        def notice() -> None:
+            parameters = [p for group in groups for p in group["params"] if p.requires_grad]
+            self._seen = [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+        first = _Group(groups[0], [_holder(tensor) for tensor in (*waiting, self._witness)], notice)
+        return [cast("dict[str, Any]", first), *groups[1:]]
+
+    def has_overflow(self, waiting: Iterable[Tensor]) -> bool:
+        """Tell whether a scaler has unscaled what waits, or what it saw beside it, and found it not finite.
+
+        Args:
+            waiting: the gradients of the step so far.
+
+        Returns:
+            False also where the scale was 1, which changes nothing.
+
+        Cost: 0 where nobody has looked; else a read of each.
+        """
+        if self._seen is None or self._witness is None or self._witness.item() == _WITNESS:
+            return False
+        return not all(block.isfinite().all() for blocks in (self._seen, waiting) for block in blocks)
 
 
 class _Group(UserDict[str, Any]):

@@ -37,7 +37,7 @@ class Sketch:
 
     def __init__(self, size: int, parameters: Sequence[Tensor], seed: int) -> None:
         """Draw the places."""
-        self.size, self.seed = size, seed
+        self.size, self.seed, self.parameters = size, seed, parameters
         self.index = {parameter: i for i, parameter in enumerate(parameters)}
         self.places: dict[torch.device, Tensor] = {}
         for device in dict.fromkeys(parameter.device for parameter in parameters):
@@ -74,6 +74,42 @@ class Sketch:
             places = self.places[device][shift : shift + stop - start]
             vectors[device].index_add_(0, places, torch.where(signs, -piece, piece).double())
 
+    @contextmanager
+    def take(self, vectors: Vectors) -> Iterator[set[Tensor]]:
+        """Add every gradient that is backpropagated inside the block as soon as it is there, and keep none.
+
+        What stood in `.grad` before is back afterwards, also after an exception.
+
+        Args:
+            vectors: the sketch so far, empty for a new one.
+
+        Yields:
+            The parameters that have been reached, more and more; call `backward` inside.
+
+        Raises:
+            TypeError: if a gradient is sparse.
+        """
+        outside = [parameter.grad for parameter in self.parameters]
+        reached = set[Tensor]()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+        def hand_over(parameter: Tensor) -> None:
+            check_dense("opt.backward(...)", [parameter])
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is not None:
+                reached.add(parameter)
+                self.add(vectors, parameter, gradient)
+
+        hooks = [parameter.register_post_accumulate_grad_hook(hand_over) for parameter in self.parameters]
+        try:
+            yield reached
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for parameter, gradient in zip(self.parameters, outside, strict=True):
+                parameter.grad = gradient
+
 
 def _generator(device: torch.device | str, seed: int, index: int) -> torch.Generator:
     """Return a source of random numbers for one purpose."""
@@ -97,42 +133,6 @@ def sketched_gramian(vectors: Sequence[Vectors]) -> Tensor:
             if device in vector:
                 row += vector[device].cpu()
     return total @ total.T
-
-
-@contextmanager
-def sketching(parameters: Sequence[Tensor], add: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
-    """Hand every gradient that is backpropagated inside the block over as soon as it is there, and keep none.
-
-    What stood in `.grad` before is back afterwards, also after an exception.
-
-    Args:
-        parameters: whose gradients are handed over.
-        add: what takes a parameter and its gradient; for a parameter that is used in several backward passes, parts.
-
-    Yields:
-        Nothing; call `backward` inside.
-
-    Raises:
-        TypeError: if a gradient is sparse.
-    """
-    outside = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = None
-
-    def hand_over(parameter: Tensor) -> None:
-        check_dense("opt.backward(...)", [parameter])
-        gradient, parameter.grad = parameter.grad, None
-        if gradient is not None:
-            add(parameter, gradient)
-
-    hooks = [parameter.register_post_accumulate_grad_hook(hand_over) for parameter in parameters]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for parameter, gradient in zip(parameters, outside, strict=True):
-            parameter.grad = gradient
 
 
 class Twice:

@@ -1,6 +1,7 @@
 """`step(closure)`, the closure returning the losses: what is lowered is φ = α·f₀ + Σ λᵢfᵢ of the step's beginning."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,22 +26,12 @@ from mgrad import (
 from mgrad.problems import LinearRegressions, LogisticRegressions, Problem, Quadratics
 from tests.strategies import Problem as Case
 from tests.strategies import problems
-from tests.training import Base, assert_identical, every_base, losses, new_model, train, weights
+from tests.training import Base, assert_identical, every_base, flat, losses, new_model, objective, train, weights
 
 pytestmark = pytest.mark.any_device
 
 WOLFE: dict[str, Any] = dict(max_iter=5, line_search_fn="strong_wolfe", tolerance_change=0.0, tolerance_grad=0.0)
 EXACT: dict[str, Any] = dict(rtol=0.0, atol=1e-9)
-
-
-def objective(model: Module) -> Tensor:
-    """Return a forgetting loss."""
-    answers: Tensor = model(torch.ones(2, 3, dtype=torch.float64))
-    return answers.square().sum()
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
 # ---------------------------------------------------------------------- one evaluation
@@ -54,7 +45,7 @@ def test_it_is_the_same_as_backward_and_step(base: Base, options: Any) -> None:
     for step in range(4):
         f0 = 0.5 * (flat(weights(model)) - flat(weights(start))).square().sum()
         before = losses(model, step)
-        value = opt.step(lambda step=step: losses(model, step))  # type: ignore[misc]
+        value = opt.step(partial(losses, model, step))
         assert opt.report is not None
         φ = opt.report.pull * f0 + sum(
             λ * f.detach() for λ, f in zip(opt.report.multipliers, before.values(), strict=True)
@@ -74,22 +65,23 @@ def test_the_closure_may_call_zero_grad_and_the_loop_need_not() -> None:
         return losses(twin, step)
 
     for step in range(3):
-        opt.step(lambda step=step: losses(model, step))  # type: ignore[misc]
-        other.step(lambda step=step: closure(step))  # type: ignore[misc]
+        opt.step(partial(losses, model, step))
+        other.step(partial(closure, step))
     assert_identical(weights(model), weights(twin))
 
 
 def test_losses_come_as_backward_takes_them() -> None:
     """In a sequence, with an objective beside them, which may be a function, or in pairs of halves."""
     found = []
-    for returned in (
+    forms: list[Callable[[Module], Any]] = [
         lambda model: (list(losses(model, 0).values()), objective(model)),
         lambda model: (tuple(losses(model, 0).values()), lambda: objective(model)),
         lambda model: [losses(model, 0), objective(model)],
-    ):
+    ]
+    for returned in forms:
         model = new_model()
         opt = LessForgetting(SGD(model.parameters(), lr=0.1))
-        opt.step(lambda model=model, returned=returned: returned(model))  # type: ignore[misc]
+        opt.step(partial(returned, model))
         found.append(weights(model))
     model = new_model()
     opt = LessForgetting(SGD(model.parameters(), lr=0.1))
@@ -165,11 +157,13 @@ def test_lbfgs_lowers_the_lagrangian_of_the_beginning(options: dict[str, Any], s
     opt = LessForgetting(LBFGS(model.parameters(), **WOLFE), strength=0.3, **options)
     base = LBFGS(twin.parameters(), **WOLFE)
     steps = by_hand(twin, base, 4, options, shared=shared)
+
+    def evaluated(step: int) -> Any:
+        return (losses(model, step), objective(model)) if shared else losses(model, step)
+
     for step, (report, begun, ended) in enumerate(steps):
         found = losses(model, step)
-        value = opt.step(
-            lambda step=step: (losses(model, step), objective(model)) if shared else losses(model, step)  # type: ignore[misc]
-        )
+        value = opt.step(partial(evaluated, step))
         assert value.item() == pytest.approx(begun[0], rel=1e-9)
         assert opt.report is not None
         torch.testing.assert_close(opt.report.multipliers, report.multipliers, **EXACT)
@@ -190,7 +184,7 @@ class Twice(Optimizer):
         self.seen: list[Tensor] = []
         self.values: list[float] = []
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """Evaluate."""
         for _ in range(2):
             self.values.append(closure().item())

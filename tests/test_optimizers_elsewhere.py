@@ -153,7 +153,9 @@ def test_several_losses_are_the_bare_optimizer_along_the_direction(name: str) ->
     expected = path(bare, base, by_hand)
     found = path(wrapped, opt, lambda step: opt.backward(losses(wrapped, step, 3)))
     for here, there in zip(found, expected, strict=True):
-        torch.testing.assert_close(here, there, rtol=1e-7, atol=1e-7)
+        # Rounding of the direction, 1e-15 of it, grows where a step divides by the gradient's own size.
+        close = 1e-7 if name == "Kron" else 1e-9  # whose preconditioner is of float32
+        torch.testing.assert_close(here, there, rtol=close, atol=close)
 
 
 def test_sharpness_is_that_of_the_direction() -> None:
@@ -211,14 +213,19 @@ def test_a_hessian_of_the_direction_is_not_to_be_had(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "error"),
-    [("LOMO", ValueError), ("AdaLOMO", NotImplementedError)],  # no gradient is left; there is no step
+    ("name", "error", "message"),
+    [
+        ("LOMO", ValueError, "must find a gradient. Found none"),
+        ("AdaLOMO", NotImplementedError, "^$"),
+    ],  # it has no step
 )
-def test_an_optimizer_inside_the_backward_pass_has_nothing_to_wrap(name: str, error: type[Exception]) -> None:
+def test_an_optimizer_inside_the_backward_pass_has_nothing_to_wrap(
+    name: str, error: type[Exception], message: str
+) -> None:
     """It steps gradient by gradient while they come: there never is a whole row."""
     model = nn.Sequential(nn.Linear(2, 2))
     opt = LessForgetting(getattr(pytorch_optimizer, name)(model, lr=1e-2))
-    with pytest.raises(error):
+    with pytest.raises(error, match=message):
         opt.backward([model(torch.ones(2)).sum()])
         opt.step()
 

@@ -24,7 +24,7 @@ U = 2.0**-8  # bfloat16's rounding
 
 def linear_losses(J: Tensor, w: Parameter) -> list[Tensor]:
     """Return losses whose gradients are the rows of J."""
-    return list(J @ w)
+    return list(J @ w.flatten())
 
 
 def solved(J: Tensor, start: Tensor, moved: Tensor, storage: Storage | None, **options: Any) -> tuple[Tensor, Any]:
@@ -85,10 +85,14 @@ def test_a_rounded_start_pulls_from_what_it_may_have_been(seed: int, power: floa
 
 
 @pytest.mark.parametrize("storage", [Storage(rows="cpu", start="cpu"), Storage(rows="cpu"), Storage(start="cpu")])
-def test_on_the_host_nothing_changes(storage: Storage) -> None:
-    J, start, moved = torch.randn(3, 50), torch.randn(50), torch.randn(50)
-    d, report = solved(J, start, moved, storage)
+@pytest.mark.parametrize("comes", [False, True])
+def test_on_the_host_nothing_changes(storage: Storage, comes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where it is there already, nor as it comes from a device, in a line."""
+    J, start, moved = torch.randn(3, 50), torch.randn(10, 5), torch.randn(10, 5)
     twin, other = solved(J, start, moved, None)
+    if comes:
+        monkeypatch.setattr("mgrad.storage._kept", lambda block, place: OnHost(block.clone()) if place else block)
+    d, report = solved(J, start, moved, storage)
     assert torch.equal(d, twin)
     assert report.gramian.tolist() == other.gramian.tolist()
 
@@ -124,14 +128,20 @@ def test_a_run_goes_on_from_its_checkpoint(storage: Storage) -> None:
     "options", [{"enforce": "step"}, {"metric": "base"}, {"noise": SmoothGramian()}, {"solver": "device"}]
 )
 def test_rounded_rows_go_with(options: Any) -> None:
-    w = Parameter(torch.tensor([1.0, 2.0]))
-    opt = LessForgetting(AdamW([w], lr=0.1), storage=Storage(rows="bfloat16", start="bfloat16"), **options)
-    for _ in range(3):
-        opt.zero_grad()
-        opt.backward([w.square().sum(), (w - 3).square().sum()])
-        opt.step()
-    assert opt.report is not None
-    assert opt.report.status is Status.OPTIMAL
+    """The first step has whole numbers, which are not rounded, and is the same."""
+    ends = []
+    for storage in (Storage(rows="bfloat16", start="bfloat16"), None):
+        w = Parameter(torch.tensor([1.0, 2.0]))
+        opt = LessForgetting(AdamW([w], lr=0.1), storage=storage, **options)
+        for step in range(3):
+            opt.zero_grad()
+            opt.backward([w.square().sum(), (w - 3).square().sum()])
+            opt.step()
+            if step == 0:
+                ends.append(w.detach().clone())
+        assert opt.report is not None
+        assert opt.report.status is Status.OPTIMAL
+    assert torch.equal(*ends)
 
 
 @pytest.mark.parametrize(

@@ -271,10 +271,10 @@ def test_groups_are_the_bases_to_whoever_writes_while_rows_wait() -> None:
     with opt.constraint("en"):
         (w.sum() + u.sum()).backward()
     schedule.step()
-    for group, factor in zip(opt.param_groups, (2, 4), strict=True):
+    for group, factor in zip(opt.param_groups, (4, 8), strict=True):
         assert sorted(group) == sorted(opt.base.param_groups[0])
         group["lr"] *= factor
-    assert [group["lr"] for group in opt.base.param_groups] == [0.25, 1.0]
+    assert [group["lr"] for group in opt.base.param_groups] == [0.5, 2.0]
     assert [len(group["params"]) for group in opt.base.param_groups] == [1, 1]
     opt.step()
     assert opt.param_groups is opt.base.param_groups

@@ -68,6 +68,23 @@ def test_rounded_rows_take_half_the_memory_and_add_up_over_blocks() -> None:
     assert opt.solve().gramian.tolist() == [[27.0]]
 
 
+def test_gradients_of_16_bits_are_kept_as_they_are() -> None:
+    w = Parameter(torch.ones(3, dtype=torch.float16))
+    opt = LessForgetting(SGD([w], lr=0.1), storage=Storage(rows="bfloat16", start="bfloat16"))
+    with opt.constraint("a"):
+        w.sum().backward()
+    assert opt._rows["a"][w].dtype is torch.float16
+    assert opt.start[w].dtype is torch.float16
+
+
+def test_the_start_of_a_group_that_is_added_is_kept_likewise() -> None:
+    w, u = (Parameter(torch.full((2,), 300.7)) for _ in range(2))
+    opt = LessForgetting(SGD([w], lr=0.1), storage=Storage(start="bfloat16"))
+    opt.add_param_group({"params": [u]})
+    assert opt.start[u].dtype is torch.bfloat16
+    assert torch.equal(opt.start[u], opt.start[w])
+
+
 @given(st.integers(0, 2**32 - 1), st.floats(-6, 6))
 def test_a_rounded_start_pulls_from_what_it_may_have_been(seed: int, power: float) -> None:
     """(124): 0 at θ₀, never away from θ₀, and the exact pull to 2u|θ₀| (and what float32 rounds)."""
@@ -147,8 +164,14 @@ def test_rounded_rows_go_with(options: Any) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "reason"),
     [
-        ("bfloat16", {"noise": SmoothRows()}, "noise='SmoothRows'.*average rows"),
-        ("cpu", {"noise": HalfBatches()}, "noise='HalfBatches'.*compare the halves"),
+        *(
+            (rows, {"noise": SmoothRows()}, "noise='SmoothRows'.*average rows")
+            for rows in ("bfloat16", "cpu", "sketch")
+        ),
+        *(
+            (rows, {"noise": HalfBatches()}, "noise='HalfBatches'.*compare the halves")
+            for rows in ("bfloat16", "cpu", "sketch")
+        ),
         ("sketch", {"enforce": "step"}, "enforce='step'.*have the rows when the base"),
         ("sketch", {"metric": "base"}, "metric='base'.*squares of the rows"),
         ("sketch", {"solver": "device"}, "solver='device'.*know the multipliers"),
@@ -167,6 +190,7 @@ def test_what_needs_the_rows_is_refused(rows: Any, options: Any, reason: str) ->
         ({"rows": "float8"}, 'rows=.*must be one of None, "bfloat16", "cpu", "sketch". Found \'float8\''),
         ({"start": "sketch"}, 'start=.*must be one of None, "bfloat16", "cpu". Found \'sketch\''),
         ({"sketch": 0}, "sketch=.*whole number ≥ 1. Found 0"),
+        ({"sketch": 1.5}, "sketch=.*whole number ≥ 1. Found 1.5"),
     ],
 )
 def test_a_wrong_storage_is_refused(options: Any, reason: str) -> None:

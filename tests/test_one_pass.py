@@ -138,6 +138,7 @@ SPLIT: dict[str, Callable[[], nn.Module]] = {
     "scale": lambda: Use(torch.mul, (WIDTH,)),
     "scale of tokens": lambda: Use(lambda x, w: w * x, (1, TOKENS, 1)),
     "shift, twice": lambda: Use(lambda x, w: torch.add(torch.sub(x, w, alpha=2), w, alpha=3), (WIDTH,)),
+    "shift, before": lambda: Use(lambda x, w: torch.add(w, x, alpha=2), (WIDTH,)),
     "matrix": lambda: Use(torch.matmul, (WIDTH, WIDTH)),
     "addmm": lambda: Use(
         lambda x, b, w: torch.addmm(b, x.flatten(0, 1), w, beta=2, alpha=3).view_as(x), (WIDTH,), (WIDTH, WIDTH)
@@ -356,6 +357,31 @@ def test_losses_may_look_at_what_is_between_the_layers(flat: bool, taken: list[i
     assert taken == [2, 2]
 
 
+def test_examples_may_lie_along_the_columns_of_a_product(taken: list[int]) -> None:
+    """As many columns as examples: nothing of the rule for rows is right there."""
+    known, trained = (
+        OnePass(),
+        Use(lambda x, w: x + torch.mm(torch.ones(TOKENS, WIDTH).double(), w).T[..., None], (6, 6)),
+    )
+    trained.double()
+    for step in range(5):
+        found = losses(trained(inputs(step)), COUNTS)
+        expected = separate(found, trained)
+        assert_equal_rows(rows(known, found, COUNTS, trained), expected)
+    assert taken == [3, 3]
+
+
+def test_batch_norm_of_one_loss_alone_mixes_nobody_elses(taken: list[int]) -> None:
+    trained = nn.ModuleDict({"body": nn.Linear(WIDTH, 4), "en": nn.BatchNorm1d(4), "de": nn.Identity()}).double()
+    known, counts = OnePass(), {"en": 3, "de": 3}
+    for step in range(3):
+        parts = dict(zip(counts, trained["body"](inputs(step)[:, 0]).split(3), strict=True))
+        found = {name: trained[name](part).sin().mean() for name, part in parts.items()}
+        expected = separate(found, trained)
+        assert_equal_rows(rows(known, found, counts, trained), expected)
+    assert taken == [2]
+
+
 def test_graphs_that_are_not_shared_are_separated_without_a_look(taken: list[int]) -> None:
     trained, known = model("linear"), OnePass()
     for _ in range(3):
@@ -443,6 +469,29 @@ def test_a_gradient_of_zero_tells_nothing(taken: list[int]) -> None:
         expected = separate(found, trained)
         assert_equal_rows(rows(known, found, COUNTS, trained), expected)
     assert taken == []  # B stays 0 here, and the gradient of A with it
+
+
+def test_a_loss_that_was_0_has_shown_nothing_of_its_examples(taken: list[int]) -> None:
+    trained, known = model("linear"), OnePass()
+    for step in range(6):
+        found = losses(trained(batch(COUNTS, step)), COUNTS)
+        found["de"] = found["de"] * float(step >= 4)
+        expected = separate(found, trained)
+        assert_equal_rows(rows(known, found, COUNTS, trained), expected)
+    assert taken == [3]  # the last
+
+
+def test_of_many_graphs_the_last_are_remembered(taken: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_pass, "_REMEMBERED", 2)
+    trained, known = model("linear"), OnePass()
+    for step, factors in enumerate([0, 0, 1, 0, 2, 0, 1]):  # the last has been forgotten: 0 and 2 are later
+        outputs = trained(batch(COUNTS, step))
+        for _ in range(factors):
+            outputs = outputs * 2.0
+        before = len(taken)
+        rows(known, losses(outputs, COUNTS), COUNTS, trained)
+        assert len(taken) - before == (step == 3)  # the 3rd of its graph; the 4th looks
+    assert len(known._known) == 2
 
 
 def test_examples_that_mix_later_are_found_at_the_next_look(taken: list[int]) -> None:
@@ -646,6 +695,20 @@ def test_examples_that_are_not_so_are_found(counts: dict[str, int], taken: list[
     (said,) = warned(take, steps=4)
     assert "examples apart" in said
     assert taken == []
+
+
+def test_hooks_after_a_gradient_see_every_row(taken: list[int]) -> None:
+    trained, known = model("linear"), OnePass()
+    seen = list[Tensor]()
+    trained.words.weight.register_post_accumulate_grad_hook(seen.append)
+
+    def take(step: int) -> None:
+        rows(known, losses(trained(batch(COUNTS, step)), COUNTS), COUNTS, trained)
+
+    (said,) = warned(take, steps=3)
+    assert "Found hooks on parameters" in said
+    assert taken == []
+    assert len(seen) == 3 * 3
 
 
 def test_hooks_of_parameters_see_every_row(taken: list[int]) -> None:

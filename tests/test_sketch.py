@@ -319,6 +319,15 @@ def test_constraints_are_those_that_were_promised(names: tuple[str, ...], messag
     assert not calls
 
 
+def test_a_sparse_gradient_of_the_objective_is_refused() -> None:
+    w = Parameter(torch.ones(2, 1))
+    sparse(w).backward()
+    opt, before = LessForgetting(SGD([w], lr=0.1), storage=SPARSE), w.grad
+    with pytest.raises(TypeError, match=r"`objective_loss\.backward\(\)` must find dense gradients"):
+        opt.backward([w.sum()])
+    assert w.grad is before
+
+
 def test_a_direction_in_grad_is_not_taken_for_a_gradient() -> None:
     w = Parameter(torch.ones(2))
     opt = LessForgetting(SGD([w], lr=0.1), storage=SPARSE)

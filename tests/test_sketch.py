@@ -186,6 +186,20 @@ def test_a_multiplier_of_0_saves_the_second_pass() -> None:
     assert u.grad.item() == 0.0
 
 
+def test_random_numbers_go_on_from_the_first_passes() -> None:
+    """Also where the last loss has no second pass."""
+    w = Parameter(torch.tensor([1.0, 1.0]))
+    options: dict[str, Any] = {"strength": 1.0, "scale": "absolute", "storage": SPARSE}
+    opt = LessForgetting(SGD([w], lr=0.1), anchor=None, decrease=NoIncrease(), **options)
+    torch.manual_seed(0)
+    torch.rand(2)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    report = opt.backward([lambda: w[1] * (1 + torch.rand(())), lambda: w[0] * (1 + torch.rand(()))], w[0] - w[1])
+    assert (report.multipliers > 0).tolist() == [True, False]
+    assert torch.equal(torch.rand(1), expected)
+
+
 def test_objectives_of_all_kinds_are_part_of_the_direction() -> None:
     """A plain backward pass before, a loss and the anchor: αg₀ has all three, with λ = 0 as nothing is required."""
     w = Parameter(torch.tensor([1.0, 2.0]))

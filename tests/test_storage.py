@@ -36,6 +36,7 @@ def solved(J: Tensor, start: Tensor, moved: Tensor, storage: Storage | None, **o
     report = opt.backward(linear_losses(J, w))
     assert w.grad is not None
     assert w.grad.dtype == w.dtype
+    assert opt.start[w].shape == w.shape
     return w.grad.clone(), report
 
 

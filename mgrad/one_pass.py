@@ -46,10 +46,15 @@ def check_examples(
         For each part of each loss, in the order of `parts`, its first example and the one after its last.
 
     Raises:
-        TypeError: if a number is no integer.
+        TypeError: if they are neither by name nor in order, or a number is no integer.
         ValueError: if the names are not those of the losses, or a number is not positive.
     """
     call = "opt.backward(..., examples=...)"
+    if not isinstance(examples, (Mapping, Sequence)):
+        raise TypeError(
+            f"`{call}` must be numbers by name or in the order of the losses. Found {type(examples).__name__}. Pass "
+            "how many examples of the batch are whose."
+        )
     if not isinstance(examples, Mapping):
         examples = dict(zip(parts, examples, strict=True)) if len(examples) == len(parts) else {}
     if examples.keys() != parts.keys():

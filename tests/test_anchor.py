@@ -72,10 +72,10 @@ def test_anchors_add_up_with_the_sum_of_python() -> None:
         1 + Anchor()
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.5, "tensor"])
-def test_pieces_of_a_pull_are_those_of_the_whole(weight: object) -> None:
+@pytest.mark.parametrize("weight", [1.0, 0.5, None], ids=["1", "number", "tensor"])
+def test_pieces_of_a_pull_are_those_of_the_whole(weight: float | None) -> None:
     w, start, loss = torch.randn(4, 3), torch.randn(3, 4).T, torch.randn(4, 3)
-    factor = torch.rand(4, 3) if weight == "tensor" else float(weight)  # type: ignore[arg-type]
+    factor = torch.rand(4, 3) if weight is None else weight
     pull = Pull(w, start, factor, [loss])
     expected = (pull_back(w, start, factor) + loss).reshape(-1)
     assert pull.numel() == 12

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mgrad import LessForgetting, constrained_direction
+from mgrad import LessForgetting
+from tests.training import flat, set_direction
 
 pytestmark = pytest.mark.any_device
 
@@ -63,8 +65,8 @@ def take(opt: Optimizer, backward: Callable[[], Tensor]) -> None:
 def path(parameters: list[nn.Parameter], opt: Optimizer, backward: Callable[[int], Tensor]) -> Iterator[Tensor]:
     """Yield the parameters after each step."""
     for step in range(STEPS):
-        take(opt, lambda step=step: backward(step))  # type: ignore[misc]
-        yield torch.cat([p.detach().flatten() for p in parameters])
+        take(opt, partial(backward, step))
+        yield flat(parameters)
 
 
 @pytest.mark.parametrize("name", USABLE)
@@ -83,7 +85,7 @@ def test_one_loss_without_pull_is_as_if_the_optimizer_were_not_wrapped(name: str
         opt.backward([loss])
         return loss
 
-    start = torch.cat([p.detach().flatten() for p in matrices()])
+    start = flat(matrices())
     for expected, found in zip(path(bare, base, plain), path(wrapped, opt, ours), strict=True):
         assert torch.equal(found, expected)
         assert not torch.equal(found, start)
@@ -98,12 +100,7 @@ def test_several_losses_are_the_bare_optimizer_along_the_direction(name: str) ->
 
     def by_hand(step: int) -> Tensor:
         found = losses(bare, step, 3)
-        rows = [torch.autograd.grad(loss, bare, retain_graph=True, materialize_grads=True) for loss in found]
-        J = torch.stack([torch.cat([block.flatten() for block in row]) for row in rows])
-        moved = torch.cat([(p.detach() - s).flatten() for p, s in zip(bare, start, strict=True)])
-        d, _ = constrained_direction(J, moved, strength=0.3, scale="relative")
-        for p, part in zip(bare, d.split([p.numel() for p in bare]), strict=True):
-            p.grad = part.view_as(p).clone()
+        set_direction(bare, found, start, strength=0.3)
         return sum(found, start=torch.zeros(()))
 
     def ours(step: int) -> Tensor:
@@ -121,7 +118,7 @@ def test_a_closure_that_returns_the_losses_is_backward_and_step(name: str) -> No
     one, other = matrices(), matrices()
     first, second = (LessForgetting(CLASSES[name](parameters, lr=1e-2), strength=0.3) for parameters in (one, other))
     for step in range(STEPS):
-        first.step(lambda step=step: losses(one, step, 3))  # type: ignore[misc]
+        first.step(partial(losses, one, step, 3))
         second.zero_grad()
         second.backward(losses(other, step, 3))
         second.step()

@@ -18,15 +18,11 @@ from torch.optim import LBFGS, SGD, AdamW
 from torch.utils.checkpoint import checkpoint
 
 from mgrad import Anchor, Direction, KeepPace, LessForgetting, MinNorm, Status, constrained_direction
-from tests.training import Base, assert_identical, every_base, gradients, losses, new_model, train, weights
+from tests.training import Base, assert_identical, every_base, flat, gradients, losses, new_model, train, weights
 
 pytestmark = pytest.mark.any_device
 
 # ---------------------------------------------------------------------- a slow, obvious twin
-
-
-def flat(tensors: Iterable[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().double().reshape(-1) for tensor in tensors])
 
 
 def gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:

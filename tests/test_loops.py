@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from mgrad import LessForgetting, constrained_direction
-from tests.training import assert_identical, losses, new_model, train, weights
+from tests.training import assert_identical, flat, losses, new_model, set_direction, train, weights
 
 pytestmark = pytest.mark.any_device
 
@@ -24,20 +25,10 @@ STRENGTH = 0.3
 
 def by_hand(parameters: Sequence[Tensor], base: Optimizer, steps: Iterable[Callable[[], Mapping[str, Tensor]]]) -> None:
     """Train by the mathematics alone: each step is a function that returns the losses."""
-    start = flat(parameters).clone()
+    start = [p.detach().clone() for p in parameters]
     for step in steps:
-        found = list(step().values())
-        rows = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in found]
-        J = torch.stack([flat(row) for row in rows])
-        d, _ = constrained_direction(J, flat(parameters) - start, strength=STRENGTH, scale="relative")
-        for p, part in zip(parameters, d.split([p.numel() for p in parameters]), strict=True):
-            p.grad = part.view_as(p).to(p.dtype)
+        set_direction(parameters, step().values(), start, strength=STRENGTH)
         base.step()
-
-
-def flat(blocks: Any) -> Tensor:
-    """Return all values in one row of float64."""
-    return torch.cat([block.detach().double().flatten() for block in blocks])
 
 
 def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], atol: float = 1e-12) -> None:
@@ -48,6 +39,12 @@ def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], atol: floa
 
 # Without a compiler of C++ or Triton at hand: graphs are captured, and run by torch.
 COMPILED: dict[str, Any] = {"backend": "aot_eager"}
+
+
+def compiled(base: Any) -> Any:
+    """Compile the step of an optimizer."""
+    base.step = torch.compile(base.step, **COMPILED)
+    return base
 
 
 @pytest.fixture
@@ -65,13 +62,12 @@ def fresh_compiler() -> Iterator[None]:
 )
 def test_compiled_it_takes_the_steps_of_the_loop_by_hand(part: str, form: str) -> None:
     model, twin = new_model(), new_model()
-    opt = LessForgetting(SGD(model.parameters(), lr=0.05, momentum=0.9), strength=STRENGTH)
+    own = SGD(model.parameters(), lr=0.05, momentum=0.9)
+    opt = LessForgetting(own if part == "model" else compiled(own), strength=STRENGTH)
     fast: Any = torch.compile(model, **COMPILED) if part != "base" else model
-    if part != "model":
-        opt.base.step = torch.compile(opt.base.step, **COMPILED)  # type: ignore[method-assign, assignment]
     for step in range(5):
         if form == "closure":
-            opt.step(lambda step=step: losses(fast, step))  # type: ignore[misc]
+            opt.step(partial(losses, fast, step))
             continue
         opt.zero_grad()
         if form == "backward":
@@ -83,7 +79,7 @@ def test_compiled_it_takes_the_steps_of_the_loop_by_hand(part: str, form: str) -
         opt.step()
     parameters = list(twin.parameters())
     base = SGD(parameters, lr=0.05, momentum=0.9)
-    by_hand(parameters, base, [lambda step=step: losses(twin, step) for step in range(5)])  # type: ignore[misc]
+    by_hand(parameters, base, [partial(losses, twin, step) for step in range(5)])
     assert_close(weights(model), parameters)
 
 
@@ -91,13 +87,10 @@ def test_compiled_it_takes_the_steps_of_the_loop_by_hand(part: str, form: str) -
 def test_a_compiled_adam_is_the_bare_compiled_adam_along_the_direction() -> None:
     """Compiled, Adam corrects its bias in float32: in float64 that is seen, and is not the wrapper's."""
     model, twin = new_model(), new_model()
-    opt = LessForgetting(AdamW(model.parameters(), lr=0.01), strength=STRENGTH)
-    opt.base.step = torch.compile(opt.base.step, **COMPILED)  # type: ignore[method-assign, assignment]
+    opt = LessForgetting(compiled(AdamW(model.parameters(), lr=0.01)), strength=STRENGTH)
     train(model, opt, range(5))
     parameters = list(twin.parameters())
-    base = AdamW(parameters, lr=0.01)
-    base.step = torch.compile(base.step, **COMPILED)  # type: ignore[method-assign]
-    by_hand(parameters, base, [lambda step=step: losses(twin, step) for step in range(5)])  # type: ignore[misc]
+    by_hand(parameters, compiled(AdamW(parameters, lr=0.01)), [partial(losses, twin, step) for step in range(5)])
     assert_close(weights(model), parameters)
 
 
@@ -163,7 +156,7 @@ def test_tied_weights_are_one_parameter_with_the_gradients_of_both_places(checkp
         return linear(linear(table[tokens], weight, bias).tanh(), table)
 
     base = AdamW([table, weight, bias], lr=0.05)
-    by_hand([table, weight, bias], base, [lambda step=step: next_tokens(answers, step) for step in range(6)])  # type: ignore[misc]
+    by_hand([table, weight, bias], base, [partial(next_tokens, answers, step) for step in range(6)])
     assert_close([p.detach() for p in model.parameters()], [table, weight, bias], atol=1e-9)
     assert model.head.weight is model.table.weight
 
@@ -228,16 +221,10 @@ def test_averages_of_weights_are_those_of_the_loop_by_hand(kind: str) -> None:
     base = SGD(parameters, lr=0.1)
     other, path, start = SWALR(base, swa_lr=0.05, anneal_epochs=3), [], copy.deepcopy(parameters)
     for step in range(6):
-        rows = [torch.autograd.grad(loss, parameters) for loss in losses(twin, step).values()]
-        pull = flat(parameters) - flat(start)
-        d, _ = constrained_direction(
-            torch.stack([flat(row) for row in rows]), pull, strength=STRENGTH, scale="relative"
-        )
-        for p, part in zip(parameters, d.split([p.numel() for p in parameters]), strict=True):
-            p.grad = part.view_as(p)
+        set_direction(parameters, losses(twin, step).values(), start, strength=STRENGTH)
         base.step()
         other.step()
-        path.append(flat(parameters).clone())
+        path.append(flat(parameters))
     expected = path[0]
     for point in path[1:]:
         expected = decay * expected + (1 - decay) * point

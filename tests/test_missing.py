@@ -10,8 +10,8 @@ from torch.nn import Module
 from torch.nn.functional import mse_loss
 from torch.optim import AdamW
 
-from mgrad import HalfBatches, KeepPace, LessForgetting, SmoothRows, Target, constrained_direction
-from tests.training import assert_identical, new_model, weights
+from mgrad import HalfBatches, KeepPace, LessForgetting, SmoothRows, Target
+from tests.training import assert_identical, flat, new_model, set_direction, weights
 
 pytestmark = pytest.mark.any_device
 
@@ -37,21 +37,9 @@ def by_hand(steps: Sequence[Sequence[str]], target: bool = False, **options: Any
     for step, present in enumerate(steps):
         names = [name for name in NAMES if name in present]
         losses = [mse_loss(model(x), y) for x, y in (data(name, step) for name in names)]
-        rows = [torch.autograd.grad(loss, parameters) for loss in losses]
-        J = torch.stack([torch.cat([block.flatten() for block in row]) for row in rows])
-        pull = torch.cat([(p.detach() - s).flatten() for p, s in zip(parameters, start, strict=True)])
         rule = KeepPace(weights=[WEIGHTS[name] for name in names])
-        d, _ = constrained_direction(
-            J,
-            pull,
-            losses=[loss.item() for loss in losses],
-            decrease=Target([LEVELS[name] for name in names]) if target else rule,
-            strength=0.3,
-            scale="relative",
-            **options,
-        )
-        for p, part in zip(parameters, d.split([p.numel() for p in parameters]), strict=True):
-            p.grad = part.view_as(p)
+        decrease = Target([LEVELS[name] for name in names]) if target else rule
+        set_direction(parameters, losses, start, decrease=decrease, strength=0.3, **options)
         base.step()
     return weights(model)
 
@@ -133,9 +121,7 @@ def test_the_mean_of_a_constraint_waits_while_it_is_missing() -> None:
 
     def row(step: int) -> Tensor:
         x, y = data("de", step)
-        return torch.cat(
-            [block.flatten() for block in torch.autograd.grad(mse_loss(model(x), y), list(model.parameters()))]
-        )
+        return flat(torch.autograd.grad(mse_loss(model(x), y), list(model.parameters())))
 
     mean = (decay * row(0) + row(2)) / (decay + 1)
     assert norms[2]["de"] == pytest.approx(float(mean.norm()), rel=1e-12)

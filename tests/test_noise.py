@@ -58,14 +58,18 @@ def mean(values: Sequence[Any], decay: float) -> Any:
     st.integers(0, 2**32 - 1),
     st.floats(0.0, 0.99),
     st.sampled_from([SmoothGramian, HalfBatches]),
+    st.integers(1, 6),
 )
 def test_where_some_have_been_missing_the_products_are_still_of_vectors(
-    present: list[set[int]], seed: int, decay: float, kind: Any
+    present: list[set[int]], seed: int, decay: float, kind: Any, rank: int
 ) -> None:
-    """(128): semi-definite with c and ‖g₀‖², to rounding, and every length is the mean of its own steps."""
+    """(128): semi-definite with c and ‖g₀‖², and every length is the mean of its own steps.
+
+    To the rounding of k² cosines, sums of k products each, and of their eigenvalues.
+    """
     J, theta = rows(seed % 1000, len(present), m=5), zeros()
     scales = 10.0 ** torch.randint(-3, 4, (len(present), 5), generator=torch.Generator().manual_seed(seed))
-    J = J * scales[:, :, None]
+    J = J * scales[:, :, None] * (torch.arange(6) < rank)  # of few values, products of other steps are of no vectors
     opt = wrap(theta, kind(decay), strength=1.0)
     for step, names in zip(J, present, strict=True):
         opt.zero_grad()
@@ -77,11 +81,12 @@ def test_where_some_have_been_missing_the_products_are_still_of_vectors(
         report = opt.solve()
     products = np.block([[report.gramian, report.correlation[:, None]], [report.correlation, report.objective_norm**2]])
     lengths = np.sqrt(products.diagonal())
-    assert np.linalg.eigvalsh(products / lengths / lengths[:, None])[0] >= -32 * EPS * len(products)
+    assert np.linalg.eigvalsh(products / lengths / lengths[:, None])[0] >= -2 * len(products) ** 2 * EPS
     for i, square in zip(map(int, report.names), report.gramian.diagonal(), strict=True):
         factor = 4.0 if kind is HalfBatches else 1.0
-        own = mean([factor * float(step[i] @ step[i]) for step, has in zip(J, present, strict=True) if i in has], decay)
-        assert square == pytest.approx(own, rel=1e-12)
+        squares = [factor * float(step[i] @ step[i]) for step, has in zip(J, present, strict=True) if i in has]
+        # The weight of each step is known to ε, not to ε of itself: what is forgotten of a larger one is not.
+        assert abs(square - mean(squares, decay)) <= 4 * (len(squares) + 8) * EPS * max(squares)
 
 
 def zeros(n: int = 6, **options: Any) -> Tensor:

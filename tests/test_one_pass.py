@@ -4,7 +4,7 @@ import copy
 import gc
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -138,6 +138,7 @@ SPLIT: dict[str, Callable[[], nn.Module]] = {
     "scale": lambda: Use(torch.mul, (WIDTH,)),
     "scale of tokens": lambda: Use(lambda x, w: w * x, (1, TOKENS, 1)),
     "shift, twice": lambda: Use(lambda x, w: torch.add(torch.sub(x, w, alpha=2), w, alpha=3), (WIDTH,)),
+    "shift, before": lambda: Use(lambda x, w: torch.add(w, x, alpha=2), (WIDTH,)),
     "matrix": lambda: Use(torch.matmul, (WIDTH, WIDTH)),
     "addmm": lambda: Use(
         lambda x, b, w: torch.addmm(b, x.flatten(0, 1), w, beta=2, alpha=3).view_as(x), (WIDTH,), (WIDTH, WIDTH)
@@ -356,6 +357,31 @@ def test_losses_may_look_at_what_is_between_the_layers(flat: bool, taken: list[i
     assert taken == [2, 2]
 
 
+def test_examples_may_lie_along_the_columns_of_a_product(taken: list[int]) -> None:
+    """As many columns as examples: nothing of the rule for rows is right there."""
+    known, trained = (
+        OnePass(),
+        Use(lambda x, w: x + torch.mm(torch.ones(TOKENS, WIDTH).double(), w).T[..., None], (6, 6)),
+    )
+    trained.double()
+    for step in range(5):
+        found = losses(trained(inputs(step)), COUNTS)
+        expected = separate(found, trained)
+        assert_equal_rows(rows(known, found, COUNTS, trained), expected)
+    assert taken == [3, 3]
+
+
+def test_batch_norm_of_one_loss_alone_mixes_nobody_elses(taken: list[int]) -> None:
+    trained = nn.ModuleDict({"body": nn.Linear(WIDTH, 4), "en": nn.BatchNorm1d(4), "de": nn.Identity()}).double()
+    known, counts = OnePass(), {"en": 3, "de": 3}
+    for step in range(3):
+        parts = dict(zip(counts, trained["body"](inputs(step)[:, 0]).split(3), strict=True))
+        found = {name: trained[name](part).sin().mean() for name, part in parts.items()}
+        expected = separate(found, trained)
+        assert_equal_rows(rows(known, found, counts, trained), expected)
+    assert taken == [2]
+
+
 def test_graphs_that_are_not_shared_are_separated_without_a_look(taken: list[int]) -> None:
     trained, known = model("linear"), OnePass()
     for _ in range(3):
@@ -445,7 +471,30 @@ def test_a_gradient_of_zero_tells_nothing(taken: list[int]) -> None:
     assert taken == []  # B stays 0 here, and the gradient of A with it
 
 
-def test_examples_that_mix_later_are_found_at_the_next_look() -> None:
+def test_a_loss_that_was_0_has_shown_nothing_of_its_examples(taken: list[int]) -> None:
+    trained, known = model("linear"), OnePass()
+    for step in range(6):
+        found = losses(trained(batch(COUNTS, step)), COUNTS)
+        found["de"] = found["de"] * float(step >= 4)
+        expected = separate(found, trained)
+        assert_equal_rows(rows(known, found, COUNTS, trained), expected)
+    assert taken == [3]  # the last
+
+
+def test_of_many_graphs_the_last_are_remembered(taken: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_pass, "_REMEMBERED", 2)
+    trained, known = model("linear"), OnePass()
+    for step, factors in enumerate([0, 0, 1, 0, 2, 0, 1]):  # the last has been forgotten: 0 and 2 are later
+        outputs = trained(batch(COUNTS, step))
+        for _ in range(factors):
+            outputs = outputs * 2.0
+        before = len(taken)
+        rows(known, losses(outputs, COUNTS), COUNTS, trained)
+        assert len(taken) - before == (step == 3)  # the 3rd of its graph; the 4th looks
+    assert len(known._known) == 2
+
+
+def test_examples_that_mix_later_are_found_at_the_next_look(taken: list[int]) -> None:
     gate = [0.0]
     mixing = Around(lambda x, _: x + gate[0] * x.mean(0), nn.Identity())
     trained, known, counts = (
@@ -458,6 +507,7 @@ def test_examples_that_mix_later_are_found_at_the_next_look() -> None:
         found = losses(trained(torch.randn(4, 3, dtype=torch.float64)), counts)
         expected = separate(found, trained)
         assert_equal_rows(rows(known, found, counts, trained), expected)
+    assert taken == [2] * 5  # the 3rd, 5th, 6th and 7th step, and the 11th, where all is known again
 
 
 def test_other_examples_than_those_of_a_loss_are_found_at_any_step(taken: list[int]) -> None:
@@ -498,7 +548,7 @@ def test_without_waiting_examples_of_others_leave_no_direction() -> None:
     for step, counts in enumerate([COUNTS, COUNTS, {"en": 2, "de": 2, "fr": 2}]):
         opt.zero_grad()
         report = opt.backward(losses(trained(batch(COUNTS, step)), counts), examples=COUNTS)
-    assert not any(gradient.any() for gradient in gradients(trained) if gradient is not None)
+    assert [gradient is not None and not gradient.any() for gradient in gradients(trained)] == [True] * 3
     with pytest.raises(FloatingPointError):
         assert report.stationarity
 
@@ -647,6 +697,20 @@ def test_examples_that_are_not_so_are_found(counts: dict[str, int], taken: list[
     assert taken == []
 
 
+def test_hooks_after_a_gradient_see_every_row(taken: list[int]) -> None:
+    trained, known = model("linear"), OnePass()
+    seen = list[Tensor]()
+    trained.words.weight.register_post_accumulate_grad_hook(seen.append)
+
+    def take(step: int) -> None:
+        rows(known, losses(trained(batch(COUNTS, step)), COUNTS), COUNTS, trained)
+
+    (said,) = warned(take, steps=3)
+    assert "Found hooks on parameters" in said
+    assert taken == []
+    assert len(seen) == 3 * 3
+
+
 def test_hooks_of_parameters_see_every_row(taken: list[int]) -> None:
     trained, known = model("linear"), OnePass()
     trained.words.weight.register_hook(torch.tanh)
@@ -679,22 +743,41 @@ def started(trained: nn.Module, **options: Any) -> LessForgetting:
     return LessForgetting(SGD([p for p in trained.parameters() if p.requires_grad], lr=1e-3), **options)
 
 
-def steps(trained: nn.Module, opt: LessForgetting, examples: Any, count: int = 5) -> Iterator[Any]:
-    for step in range(count):
+def in_thirds(outputs: Tensor) -> dict[str, Any]:
+    return {"constraints": losses(outputs, COUNTS), "examples": COUNTS}
+
+
+def in_halves(outputs: Tensor) -> dict[str, Any]:
+    first, second, third, fourth = (part.square().mean() for part in outputs.split([1, 2, 1, 2]))
+    return {"constraints": {"en": (first, second), "de": (third, fourth)}, "examples": {"en": (1, 2), "de": (1, 2)}}
+
+
+def with_objective(outputs: Tensor) -> dict[str, Any]:
+    return in_thirds(outputs) | {"objective": outputs.abs().mean()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count", "options"),
+    [(in_thirds, 3, {}), (in_halves, 4, {"noise": HalfBatches()}), (with_objective, 3, {})],
+    ids=["losses", "pairs of halves", "an objective that shares the graph"],
+)
+def test_steps_are_those_of_separate_passes(
+    arguments: Callable[[Tensor], dict[str, Any]], count: int, options: Any, taken: list[int]
+) -> None:
+    """Up to rounding, which five short steps hardly enlarge."""
+    one, other = model("encoder", "weight norm", "lora"), model("encoder", "weight norm", "lora")
+    opt, apart = started(one, **options), started(other, **options)
+    for step in range(5):
         opt.zero_grad()
-        yield opt.backward(losses(trained(batch(COUNTS, step)), COUNTS), **examples)
+        report = opt.backward(**arguments(one(batch(COUNTS, step))))
         opt.step()
-
-
-def test_steps_are_those_of_separate_passes(taken: list[int]) -> None:
-    one, other = model("encoder", "lora"), model("encoder", "lora")
-    pairs = zip(steps(one, started(one), {"examples": COUNTS}), steps(other, started(other), {}), strict=True)
-    for report, expected in pairs:
+        apart.zero_grad()
+        expected = apart.backward(**arguments(other(batch(COUNTS, step))) | {"examples": None})
+        apart.step()
         assert report.names == expected.names
         torch.testing.assert_close(torch.tensor(report.gramian), torch.tensor(expected.gramian), rtol=1e-9, atol=0.0)
-    for actual, weight in zip(weights(one), weights(other), strict=True):
-        torch.testing.assert_close(actual, weight, rtol=1e-9, atol=1e-12)
-    assert taken
+    torch.testing.assert_close(weights(one), weights(other), rtol=1e-9, atol=1e-12)
+    assert set(taken) == {count}
 
 
 def test_a_list_of_numbers_goes_with_a_list_of_losses(taken: list[int]) -> None:
@@ -706,41 +789,6 @@ def test_a_list_of_numbers_goes_with_a_list_of_losses(taken: list[int]) -> None:
         opt.step()
     assert report.names == ("0", "1", "2")
     assert taken == [3]
-
-
-def test_halves_come_in_pairs(taken: list[int]) -> None:
-    made = {}
-    for together in (True, False):
-        trained = model("encoder")
-        opt = started(trained, noise=HalfBatches())
-        for step in range(3):
-            opt.zero_grad()
-            halves = trained(batch({"": 10}, step)).split([2, 3, 1, 4])
-            en, de, fr, it = (part.square().mean() for part in halves)
-            examples = {"en": (2, 3), "de": (1, 4)} if together else None
-            opt.backward({"en": (en, de), "de": (fr, it)}, examples=examples)
-            opt.step()
-        made[together] = weights(trained)
-    for actual, expected in zip(made[True], made[False], strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
-    assert taken == [4]
-
-
-def test_an_objective_may_share_the_graph(taken: list[int]) -> None:
-    made = {}
-    for together in (True, False):
-        trained = model("encoder", "weight norm")
-        opt = started(trained)
-        for step in range(5):
-            opt.zero_grad()
-            outputs = trained(batch(COUNTS, step))
-            examples = COUNTS if together else None
-            opt.backward(losses(outputs, COUNTS), objective=outputs.abs().mean(), examples=examples)
-            opt.step()
-        made[together] = weights(trained)
-    for actual, expected in zip(made[True], made[False], strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
-    assert 3 in taken
 
 
 def test_batch_norm_in_training_is_refused_before_anything_is_changed() -> None:
@@ -785,6 +833,7 @@ def test_a_loss_without_parameters_is_an_error_as_elsewhere() -> None:
         ),
         ({"en": 3, "de": 1, "es": 2}, ValueError, "Found .*'es'"),
         ([3, 3], ValueError, "must have a number for each"),
+        (6, TypeError, "must be numbers by name or in the order of the losses. Found int"),
         ({"en": 3, "de": 0, "fr": 2}, ValueError, r"1 positive number\(s\) for each loss. Found 0 for 'de'"),
         ({"en": 3, "de": (1, 1), "fr": 2}, ValueError, r"Found \(1, 1\) for 'de'"),
         ({"en": 3, "de": 1.0, "fr": 2}, TypeError, "must have integers. Found 1.0 for 'de'"),
@@ -802,9 +851,10 @@ def test_examples_that_do_not_fit_the_losses_are_an_error(examples: Any, error: 
 def test_a_copy_looks_anew(taken: list[int]) -> None:
     trained = model("linear")
     opt = started(trained)
-    list(steps(trained, opt, {"examples": COUNTS}, 3))
-    assert taken == [3]
-    other, again = copy.deepcopy((trained, opt))
-    with warnings.catch_warnings():
-        list(steps(other, again, {"examples": COUNTS}, 2))
-    assert taken == [3]
+    for step in range(5):
+        if step == 3:
+            trained, opt = copy.deepcopy((trained, opt))
+        opt.zero_grad()
+        opt.backward(losses(trained(batch(COUNTS, step)), COUNTS), examples=COUNTS)
+        opt.step()
+    assert taken == [3]  # of the 3rd step; the 5th is the copy's 2nd

@@ -11,14 +11,17 @@ from benchmarks.overhead.steppers import less_forgetting, together
 
 
 def test_steps_from_one_pass_are_those_from_m() -> None:
-    """The first AdamW steps do not depend on the length of a gradient, so that rounding of float32 in it is all."""
+    """AdamW steps do not depend on the length of a gradient: its rounding, 1e-5, moves them by 1e-5 of the rate 1e-4.
+
+    What is left are two roundings of weights below 1 at each of five steps, in either model.
+    """
     models = [build("tiny", 5, "batches", "cpu") for _ in range(2)]
     steps = [start(model) for start, model in zip((less_forgetting(), together), models, strict=True)]
     for _ in range(5):
         for step in steps:
             step()
     for one, other in zip(*(model.parameters for model in models), strict=True):
-        assert (one - other).abs().max() < 1e-5
+        assert (one - other).abs().max() <= 5 * (1e-9 + 4 * 2.0**-25)
 
 
 def test_all_passes_leave_the_same_gradient() -> None:

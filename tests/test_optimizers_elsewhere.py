@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mgrad import LessForgetting, constrained_direction
+from mgrad import LessForgetting
 from tests.test_every_optimizer import STEPS, losses, matrices
+from tests.training import flat, set_direction
 
 pytestmark = pytest.mark.any_device
 
@@ -42,6 +43,12 @@ def muon_and_adam(name: str) -> Build:
         return made
 
     return build
+
+
+def around_momentum(name: str) -> Build:
+    """Return one that is around another."""
+    kind = getattr(pytorch_optimizer, name)
+    return lambda parameters: kind(momentum(parameters))
 
 
 SAMPLE = [
@@ -95,10 +102,7 @@ USABLE: dict[str, Build] = {
         name: partial(getattr(schedulefree, name), lr=1e-2)
         for name in ("AdamWScheduleFree", "RAdamScheduleFree", "SGDScheduleFree")
     },
-    **{
-        name: lambda parameters, name=name: getattr(pytorch_optimizer, name)(momentum(parameters))  # type: ignore[misc]
-        for name in ("Lookahead", "OrthoGrad", "TRAC")
-    },
+    **{name: around_momentum(name) for name in ("Lookahead", "OrthoGrad", "TRAC")},
 }
 
 
@@ -108,7 +112,7 @@ def train(opt: Any) -> None:
         opt.train()
 
 
-def path(parameters: list[nn.Parameter], opt: Optimizer, backward: Callable[[int], None]) -> list[Tensor]:
+def path(parameters: list[nn.Parameter], opt: Optimizer, backward: Callable[[int], object]) -> list[Tensor]:
     """Return the parameters after each step; some optimizers draw random numbers."""
     points = []
     with torch.random.fork_rng(devices=[]):
@@ -117,7 +121,7 @@ def path(parameters: list[nn.Parameter], opt: Optimizer, backward: Callable[[int
             opt.zero_grad()
             backward(step)
             opt.step()
-            points.append(torch.cat([p.detach().flatten() for p in parameters]))
+            points.append(flat(parameters))
     return points
 
 
@@ -128,8 +132,8 @@ def test_one_loss_without_pull_is_as_if_the_optimizer_were_not_wrapped(name: str
     train(base)
     train(opt.base)
     expected = path(bare, base, lambda step: losses(bare, step, 1)[0].backward())
-    found = path(wrapped, opt, lambda step: void(opt.backward(losses(wrapped, step, 1))))
-    start = torch.cat([p.detach().flatten() for p in matrices()])
+    found = path(wrapped, opt, lambda step: opt.backward(losses(wrapped, step, 1)))
+    start = flat(matrices())
     for here, there in zip(found, expected, strict=True):
         assert torch.equal(here, there)
     assert not torch.equal(found[-1], start)
@@ -144,21 +148,14 @@ def test_several_losses_are_the_bare_optimizer_along_the_direction(name: str) ->
     start = [p.detach().clone() for p in bare]
 
     def by_hand(step: int) -> None:
-        rows = [torch.autograd.grad(loss, bare, materialize_grads=True) for loss in losses(bare, step, 3)]
-        J = torch.stack([torch.cat([block.flatten() for block in row]) for row in rows])
-        moved = torch.cat([(p.detach() - s).flatten() for p, s in zip(bare, start, strict=True)])
-        d, _ = constrained_direction(J, moved, strength=0.3, scale="relative")
-        for p, part in zip(bare, d.split([p.numel() for p in bare]), strict=True):
-            p.grad = part.view_as(p).clone()
+        set_direction(bare, losses(bare, step, 3), start, strength=0.3)
 
     expected = path(bare, base, by_hand)
-    found = path(wrapped, opt, lambda step: void(opt.backward(losses(wrapped, step, 3))))
+    found = path(wrapped, opt, lambda step: opt.backward(losses(wrapped, step, 3)))
     for here, there in zip(found, expected, strict=True):
-        torch.testing.assert_close(here, there, rtol=1e-7, atol=1e-7)
-
-
-def void(_: object) -> None:
-    """Return nothing."""
+        # Rounding of the direction, 1e-15 of it, grows where a step divides by the gradient's own size.
+        close = 1e-7 if name == "Kron" else 1e-9  # whose preconditioner is of float32
+        torch.testing.assert_close(here, there, rtol=close, atol=close)
 
 
 def test_sharpness_is_that_of_the_direction() -> None:
@@ -216,14 +213,19 @@ def test_a_hessian_of_the_direction_is_not_to_be_had(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "error"),
-    [("LOMO", ValueError), ("AdaLOMO", NotImplementedError)],  # no gradient is left; there is no step
+    ("name", "error", "message"),
+    [
+        ("LOMO", ValueError, "must find a gradient. Found none"),
+        ("AdaLOMO", NotImplementedError, "^$"),
+    ],  # it has no step
 )
-def test_an_optimizer_inside_the_backward_pass_has_nothing_to_wrap(name: str, error: type[Exception]) -> None:
+def test_an_optimizer_inside_the_backward_pass_has_nothing_to_wrap(
+    name: str, error: type[Exception], message: str
+) -> None:
     """It steps gradient by gradient while they come: there never is a whole row."""
     model = nn.Sequential(nn.Linear(2, 2))
     opt = LessForgetting(getattr(pytorch_optimizer, name)(model, lr=1e-2))
-    with pytest.raises(error):
+    with pytest.raises(error, match=message):
         opt.backward([model(torch.ones(2)).sum()])
         opt.step()
 

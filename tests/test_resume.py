@@ -177,6 +177,7 @@ def test_a_copy_has_every_option(duplicate: Callable[[Any], Any]) -> None:
     for name in ("decrease", "strength", "scale", "limit", "constraints", "missing", "report"):
         assert getattr(other, name) == getattr(opt, name)
     assert_identical(other.anchor.reference, opt.anchor and opt.anchor.reference)
+    assert vars(other).keys() == vars(opt).keys()
 
 
 @copied

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mgrad import Anchor, HalfBatches, LessForgetting, SmoothGramian, SmoothRows, constrained_direction
 from tests.strategies import Problem, problems
-from tests.training import BASES, Base, assert_identical, every_base, losses, new_model, weights
+from tests.training import BASES, Base, assert_identical, every_base, flat, losses, new_model, objective, weights
 
 pytestmark = pytest.mark.any_device
 
@@ -40,12 +40,6 @@ class Identity:
 
     def update(self) -> None:
         pass
-
-
-def objective(model: Module) -> Tensor:
-    """Return a loss for a plain backward outside of the blocks."""
-    answers: Tensor = model(torch.ones(2, 3, dtype=torch.float64))
-    return answers.square().sum()
 
 
 def backpropagate(model: Module, opt: LessForgetting, scaler: Any, step: int, halves: int = 1) -> None:
@@ -277,10 +271,10 @@ def test_groups_are_the_bases_to_whoever_writes_while_rows_wait() -> None:
     with opt.constraint("en"):
         (w.sum() + u.sum()).backward()
     schedule.step()
-    for group, factor in zip(opt.param_groups, (2, 4), strict=True):
+    for group, factor in zip(opt.param_groups, (4, 8), strict=True):
         assert sorted(group) == sorted(opt.base.param_groups[0])
         group["lr"] *= factor
-    assert [group["lr"] for group in opt.base.param_groups] == [0.25, 1.0]
+    assert [group["lr"] for group in opt.base.param_groups] == [0.5, 2.0]
     assert [len(group["params"]) for group in opt.base.param_groups] == [1, 1]
     opt.step()
     assert opt.param_groups is opt.base.param_groups
@@ -309,7 +303,7 @@ def rows_of(model: Module, losses: dict[str, Callable[[], Tensor]], scale: float
     """Return the rows [m, n] in float64, of losses that are scaled before the backward pass."""
     parameters = list(model.parameters())
     rows = [torch.autograd.grad(scale * loss(), parameters) for loss in losses.values()]
-    return torch.stack([torch.cat([block.flatten() for block in row]) for row in rows]).double() / scale
+    return torch.stack([flat(row) for row in rows]) / scale
 
 
 TINY = 1e-7  # float16 has no number for gradients of this size
@@ -336,10 +330,10 @@ def test_autocast_gives_the_direction_of_float64(dtype: torch.dtype, factor: flo
     # From these rows on all is in float32 at least: a rounding of each of three terms, and two of θ.
     d, report = constrained_direction(rounded, strength=0.1, scale="relative")
     assert report.conflicts
-    moved = torch.cat([(before - after).flatten() for before, after in zip(start, weights(model), strict=True)])
-    size = 2 * float(torch.cat([p.flatten() for p in start]).norm())
+    moved = flat(before - after for before, after in zip(start, weights(model), strict=True))
+    size = 2 * float(flat(start).norm())
     size += 3 * rate * float(report.multipliers @ report.gradient_norms)
-    assert float((moved.double() - rate * d).norm()) <= torch.finfo(torch.float32).eps * size
+    assert float((moved - rate * d).norm()) <= torch.finfo(torch.float32).eps * size
 
 
 def test_without_a_scaler_float16_loses_small_gradients() -> None:

@@ -1,5 +1,6 @@
 """Sketches estimate inner products without bias and to their bound; a step made with them is a true combination."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.nn.functional import embedding
 from torch.optim import LBFGS, SGD
 
 from mgrad import Anchor, LessForgetting, NoIncrease, SmoothGramian, Status, Storage
@@ -31,8 +33,15 @@ def estimate(J: list[list[Tensor]], parameters: list[Tensor], size: int, seed: i
 
 @pytest.mark.parametrize("size", [1, 8, 64])
 @pytest.mark.parametrize("kind", ["normal", "constant", "one each"])
-def test_products_are_unbiased_and_spread_no_more_than_the_bound(size: int, kind: str) -> None:
-    """(125): the mean over N sketches is within 6 of its deviations √(2c/N), the mean square error at most 2c."""
+@pytest.mark.parametrize("piece", [1 << 17, 16, 1])
+def test_products_are_unbiased_and_spread_no_more_than_the_bound(
+    size: int, kind: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(125): the mean over N sketches is within 6 of its deviations √(2c/N), the mean square error at most 2c.
+
+    In one piece, and in several, to more than the bits of a word, that share their places.
+    """
+    monkeypatch.setattr("mgrad.sketch._PIECE", piece)
     parameters: list[Tensor] = [torch.zeros(40), torch.zeros(5, 3)]
     generator, N = torch.Generator().manual_seed(0), 600
     J = [[torch.randn(p.shape, generator=generator) for p in parameters] for _ in range(3)]
@@ -47,7 +56,7 @@ def test_products_are_unbiased_and_spread_no_more_than_the_bound(size: int, kind
     errors = (
         torch.stack([estimate(J, parameters, size, seed) - exact for seed in range(N)]) / lengths / lengths[:, None]
     )
-    bound = 2 * (1 / size + 2.0**-17)
+    bound = 2 * (1 / size + 1 / piece)
     assert errors.mean(0).abs().max() <= 6 * math.sqrt(bound / N)
     # The mean of N squares is within 6 of its own deviations; a fourth moment is at most 81 times the squared second.
     assert (errors**2).mean(0).max() <= bound * (1 + 6 * 9 / math.sqrt(N))
@@ -119,11 +128,13 @@ def test_the_direction_is_the_combination_of_the_true_gradients(functions: bool)
         for i in range(3):
             loss = kept.loss(i)()
             rows.append(torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(kept.model.parameters()))]))
+        drawn = torch.get_rng_state()
         g0 = torch.cat([(p - kept.opt.start[p]).reshape(-1) for p in kept.model.parameters()]).detach()
         torch.manual_seed(step)
         sketched.opt.zero_grad()
         given = {f"{i}": sketched.loss(i) if functions else sketched.loss(i)() for i in range(3)}
         report = sketched.opt.backward(given)
+        assert torch.equal(torch.get_rng_state(), drawn)  # what is drawn again is not gone
         assert report.status is Status.OPTIMAL
         expected = report.pull * g0
         for factor, row in zip(report.multipliers, rows, strict=True):
@@ -151,19 +162,42 @@ def test_no_gradient_is_kept_between_the_passes() -> None:
     assert seen[:12] == [1] * 12
 
 
+def noted(calls: list[str], name: str, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Return a loss that notes when it is called."""
+
+    def call() -> Tensor:
+        calls.append(name)
+        return loss()
+
+    return call
+
+
 def test_a_multiplier_of_0_saves_the_second_pass() -> None:
-    w = Parameter(torch.tensor([1.0, 1.0]))
-    calls = []
-
-    def loss(name: str, value: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        return lambda: calls.append(name) or value()  # type: ignore[func-returns-value]
-
+    w, u = Parameter(torch.tensor([1.0, 1.0])), Parameter(torch.tensor(1.0))
+    calls = list[str]()
     options: dict[str, Any] = {"strength": 1.0, "scale": "absolute", "storage": SPARSE}
-    opt = LessForgetting(SGD([w], lr=0.1), anchor=None, decrease=NoIncrease(), **options)
-    opt.backward({"a": loss("a", lambda: w[0] * 1.0), "b": loss("b", lambda: w[1] * 1.0)}, objective=w[0] - w[1])
+    opt = LessForgetting(SGD([w, u], lr=0.1), anchor=None, decrease=NoIncrease(), **options)
+    losses = {"a": noted(calls, "a", lambda: w[0] + u), "b": noted(calls, "b", lambda: w[1] * 1.0)}
+    opt.backward(losses, objective=w[0] - w[1])
     assert calls == ["a", "b", "b"]
     assert w.grad is not None
     assert w.grad.tolist() == [1.0, 0.0]
+    assert u.grad is not None  # it took part, and stays where it is
+    assert u.grad.item() == 0.0
+
+
+def test_random_numbers_go_on_from_the_first_passes() -> None:
+    """Also where the last loss has no second pass."""
+    w = Parameter(torch.tensor([1.0, 1.0]))
+    options: dict[str, Any] = {"strength": 1.0, "scale": "absolute", "storage": SPARSE}
+    opt = LessForgetting(SGD([w], lr=0.1), anchor=None, decrease=NoIncrease(), **options)
+    torch.manual_seed(0)
+    torch.rand(2)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    report = opt.backward([lambda: w[1] * (1 + torch.rand(())), lambda: w[0] * (1 + torch.rand(()))], w[0] - w[1])
+    assert (report.multipliers > 0).tolist() == [True, False]
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_objectives_of_all_kinds_are_part_of_the_direction() -> None:
@@ -188,11 +222,10 @@ def test_a_step_may_lack_a_constraint() -> None:
 
 def test_an_objective_is_not_asked_for_where_a_loss_is_none() -> None:
     """As `Replay` goes on by a batch when it is called."""
-    problem, calls = Problem(SPARSE), list[int]()
+    problem, calls = Problem(SPARSE), list[str]()
     losses: Any = [1.0]
-    objective: Any = lambda: calls.append(1)  # noqa: E731
     with pytest.raises(TypeError, match="must be a tensor"):
-        problem.opt.backward(losses, objective)
+        problem.opt.backward(losses, noted(calls, "objective", lambda: torch.ones(())))
     assert not calls
 
 
@@ -223,29 +256,109 @@ def test_a_closure_returns_losses_that_lbfgs_lowers_and_functions_are_refused() 
     assert w.grad is not None
 
 
-@pytest.mark.parametrize("form", ["constraint", "drawn", "nan", "not finite", "constant", "number"])
-def test_what_cannot_be_done_says_so_and_changes_nothing(form: str) -> None:
+def drawn(w: Parameter) -> Callable[[], Tensor]:
+    """Return a loss that goes on by a batch whenever it is called."""
+    numbers = itertools.count(1)
+    return lambda: w.sum() * next(numbers)
+
+
+def sparse(w: Parameter) -> Tensor:
+    return embedding(torch.zeros(1, dtype=torch.long), w, sparse=True).sum()
+
+
+Call = Callable[[Any, Parameter], object]
+# What is asked for, the error, and what it says.
+REFUSED: dict[str, tuple[Call, type[Exception], str]] = {
+    "drawn": (lambda opt, w: opt.backward([drawn(w)]), ValueError, "returns the same loss whenever it is called"),
+    "nan": (lambda opt, w: opt.backward([lambda: w.sum() * torch.nan]), ValueError, "must be finite. Found nan"),
+    "gradient not finite": (
+        lambda opt, w: opt.backward([w.sum(), lambda: (w - 1).clamp(min=0).sqrt().sum()]),
+        FloatingPointError,
+        r"gradient of .*'1'.* must be finite",
+    ),
+    "constant": (lambda opt, w: opt.backward([lambda: torch.ones(())]), ValueError, "must need a gradient"),
+    "number": (lambda opt, w: opt.backward([lambda: 1.0]), TypeError, "must be a tensor. Found float"),
+    "of nothing here": (
+        lambda opt, w: opt.backward([lambda: torch.ones((), requires_grad=True).exp()]),
+        ValueError,
+        r"must find a gradient\. Found none: it depends on none",
+    ),
+    "sparse": (lambda opt, w: opt.backward([sparse(w)]), TypeError, "must find dense gradients. Found a sparse one"),
+    "examples": (
+        lambda opt, w: opt.backward([w.sum()], examples=[1]),
+        ValueError,
+        r"examples=\[1\]\)` must keep the rows that one pass makes\. Found Storage",
+    ),
+    "objective is nan": (
+        lambda opt, w: opt.backward([w.sum()], objective=w.sum() * torch.nan),
+        ValueError,
+        r"objective=\.\.\.\)` must be finite\. Found nan",
+    ),
+    "objective of nothing here": (
+        lambda opt, w: opt.backward([w.sum()], objective=lambda: torch.ones((), requires_grad=True).exp()),
+        ValueError,
+        r"objective=\.\.\.\)` must find a gradient\. Found none",
+    ),
+    "gradient of the objective not finite": (
+        lambda opt, w: opt.backward([w.sum()], objective=(w - 1).clamp(min=0).sqrt().sum()),
+        FloatingPointError,
+        r"objective=\.\.\.\) must be finite",
+    ),
+    "block": (lambda opt, w: opt.constraint("a").__enter__(), RuntimeError, r"keeps none\. Pass functions"),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "text"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_done_says_so_and_changes_nothing(call: Call, error: type[Exception], text: str) -> None:
+    w = Parameter(torch.ones(2, 1))
+    opt = LessForgetting(SGD([w], lr=0.1), storage=SPARSE)
+    w.grad = outside = torch.zeros(2, 1)
+    before = opt.state_dict()
+    with pytest.raises(error, match=text):
+        call(opt, w)
+    assert w.grad is outside
+    assert not outside.any()
+    assert opt.report is None
+    assert_identical(opt.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(("en",), r"must hold every one .* Found no \['de'\]"), (("en", "es"), "unknown name 'es'")]
+)
+def test_constraints_are_those_that_were_promised(names: tuple[str, ...], message: str) -> None:
+    w, calls = Parameter(torch.ones(2)), list[str]()
+    opt = LessForgetting(SGD([w], lr=0.1), storage=SPARSE, constraints=("en", "de"))
+    with pytest.raises(ValueError, match=message):
+        opt.backward({name: noted(calls, name, w.sum) for name in names})
+    assert not calls
+
+
+def test_a_sparse_gradient_of_the_objective_is_refused() -> None:
+    w = Parameter(torch.ones(2, 1))
+    sparse(w).backward()
+    opt, before = LessForgetting(SGD([w], lr=0.1), storage=SPARSE), w.grad
+    with pytest.raises(TypeError, match=r"`objective_loss\.backward\(\)` must find dense gradients"):
+        opt.backward([w.sum()])
+    assert w.grad is before
+
+
+def test_a_direction_in_grad_is_not_taken_for_a_gradient() -> None:
     w = Parameter(torch.ones(2))
     opt = LessForgetting(SGD([w], lr=0.1), storage=SPARSE)
-    w.grad = outside = torch.zeros(2)
-    numbers = iter(range(1, 100))
-    calls: dict[str, tuple[Any, Any, str]] = {
-        "drawn": (lambda: w.sum() * next(numbers), ValueError, "returns the same loss whenever it is called"),
-        "nan": (lambda: w.sum() * torch.nan, ValueError, "must be finite. Found nan"),
-        "not finite": (lambda: (w - 1).clamp(min=0).sqrt().sum(), FloatingPointError, "gradient of .* must be finite"),
-        "constant": (lambda: torch.ones(()), ValueError, "must need a gradient"),
-        "number": (lambda: 1.0, TypeError, "must be a tensor. Found float"),
-    }
-    if form == "constraint":
-        with pytest.raises(RuntimeError, match=r"keeps none\. Pass functions"), opt.constraint("a"):
-            w.sum().backward()
-        return
-    loss, error, text = calls[form]
-    with pytest.raises(error, match=text):
-        opt.backward([loss])
-    assert w.grad is outside
-    assert outside.tolist() == [0.0, 0.0]
-    assert opt.report is None
+    opt.backward([w.sum()])
+    with pytest.raises(RuntimeError, match=r"must come after `opt\.step\(\)` or `opt\.zero_grad\(\)`"):
+        opt.backward([w.sum()])
+
+
+def test_every_step_has_a_sketch_of_its_own() -> None:
+    """Or the errors of one would add up: of the same gradients the next has another estimate."""
+    w, found = Parameter(torch.ones(50)), []
+    opt = LessForgetting(SGD([w], lr=0.0), anchor=None, storage=Storage(rows="sketch", sketch=8))
+    for _ in range(3):
+        opt.zero_grad()
+        found.append(float(opt.backward([w.sum(), w[::2].sum()]).gramian[0, 1]))
+        opt.step()
+    assert len(set(found)) == 3
 
 
 def test_a_run_goes_on_with_the_sketches_to_come() -> None:

@@ -24,7 +24,7 @@ U = 2.0**-8  # bfloat16's rounding
 
 def linear_losses(J: Tensor, w: Parameter) -> list[Tensor]:
     """Return losses whose gradients are the rows of J."""
-    return list(J @ w)
+    return list(J @ w.flatten())
 
 
 def solved(J: Tensor, start: Tensor, moved: Tensor, storage: Storage | None, **options: Any) -> tuple[Tensor, Any]:
@@ -36,6 +36,7 @@ def solved(J: Tensor, start: Tensor, moved: Tensor, storage: Storage | None, **o
     report = opt.backward(linear_losses(J, w))
     assert w.grad is not None
     assert w.grad.dtype == w.dtype
+    assert opt.start[w].shape == w.shape
     return w.grad.clone(), report
 
 
@@ -68,6 +69,23 @@ def test_rounded_rows_take_half_the_memory_and_add_up_over_blocks() -> None:
     assert opt.solve().gramian.tolist() == [[27.0]]
 
 
+def test_gradients_of_16_bits_are_kept_as_they_are() -> None:
+    w = Parameter(torch.ones(3, dtype=torch.float16))
+    opt = LessForgetting(SGD([w], lr=0.1), storage=Storage(rows="bfloat16", start="bfloat16"))
+    with opt.constraint("a"):
+        w.sum().backward()
+    assert opt._rows["a"][w].dtype is torch.float16
+    assert opt.start[w].dtype is torch.float16
+
+
+def test_the_start_of_a_group_that_is_added_is_kept_likewise() -> None:
+    w, u = (Parameter(torch.full((2,), 300.7)) for _ in range(2))
+    opt = LessForgetting(SGD([w], lr=0.1), storage=Storage(start="bfloat16"))
+    opt.add_param_group({"params": [u]})
+    assert opt.start[u].dtype is torch.bfloat16
+    assert torch.equal(opt.start[u], opt.start[w])
+
+
 @given(st.integers(0, 2**32 - 1), st.floats(-6, 6))
 def test_a_rounded_start_pulls_from_what_it_may_have_been(seed: int, power: float) -> None:
     """(124): 0 at θ₀, never away from θ₀, and the exact pull to 2u|θ₀| (and what float32 rounds)."""
@@ -85,10 +103,14 @@ def test_a_rounded_start_pulls_from_what_it_may_have_been(seed: int, power: floa
 
 
 @pytest.mark.parametrize("storage", [Storage(rows="cpu", start="cpu"), Storage(rows="cpu"), Storage(start="cpu")])
-def test_on_the_host_nothing_changes(storage: Storage) -> None:
-    J, start, moved = torch.randn(3, 50), torch.randn(50), torch.randn(50)
-    d, report = solved(J, start, moved, storage)
+@pytest.mark.parametrize("comes", [False, True])
+def test_on_the_host_nothing_changes(storage: Storage, comes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where it is there already, nor as it comes from a device, in a line."""
+    J, start, moved = torch.randn(3, 50), torch.randn(10, 5), torch.randn(10, 5)
     twin, other = solved(J, start, moved, None)
+    if comes:
+        monkeypatch.setattr("mgrad.storage._kept", lambda block, place: OnHost(block.clone()) if place else block)
+    d, report = solved(J, start, moved, storage)
     assert torch.equal(d, twin)
     assert report.gramian.tolist() == other.gramian.tolist()
 
@@ -124,21 +146,33 @@ def test_a_run_goes_on_from_its_checkpoint(storage: Storage) -> None:
     "options", [{"enforce": "step"}, {"metric": "base"}, {"noise": SmoothGramian()}, {"solver": "device"}]
 )
 def test_rounded_rows_go_with(options: Any) -> None:
-    w = Parameter(torch.tensor([1.0, 2.0]))
-    opt = LessForgetting(AdamW([w], lr=0.1), storage=Storage(rows="bfloat16", start="bfloat16"), **options)
-    for _ in range(3):
-        opt.zero_grad()
-        opt.backward([w.square().sum(), (w - 3).square().sum()])
-        opt.step()
-    assert opt.report is not None
-    assert opt.report.status is Status.OPTIMAL
+    """The first step has whole numbers, which are not rounded, and is the same."""
+    ends = []
+    for storage in (Storage(rows="bfloat16", start="bfloat16"), None):
+        w = Parameter(torch.tensor([1.0, 2.0]))
+        opt = LessForgetting(AdamW([w], lr=0.1), storage=storage, **options)
+        for step in range(3):
+            opt.zero_grad()
+            opt.backward([w.square().sum(), (w - 3).square().sum()])
+            opt.step()
+            if step == 0:
+                ends.append(w.detach().clone())
+        assert opt.report is not None
+        assert opt.report.status is Status.OPTIMAL
+    assert torch.equal(*ends)
 
 
 @pytest.mark.parametrize(
     ("rows", "options", "reason"),
     [
-        ("bfloat16", {"noise": SmoothRows()}, "noise='SmoothRows'.*average rows"),
-        ("cpu", {"noise": HalfBatches()}, "noise='HalfBatches'.*compare the halves"),
+        *(
+            (rows, {"noise": SmoothRows()}, "noise='SmoothRows'.*average rows")
+            for rows in ("bfloat16", "cpu", "sketch")
+        ),
+        *(
+            (rows, {"noise": HalfBatches()}, "noise='HalfBatches'.*compare the halves")
+            for rows in ("bfloat16", "cpu", "sketch")
+        ),
         ("sketch", {"enforce": "step"}, "enforce='step'.*have the rows when the base"),
         ("sketch", {"metric": "base"}, "metric='base'.*squares of the rows"),
         ("sketch", {"solver": "device"}, "solver='device'.*know the multipliers"),
@@ -157,6 +191,7 @@ def test_what_needs_the_rows_is_refused(rows: Any, options: Any, reason: str) ->
         ({"rows": "float8"}, 'rows=.*must be one of None, "bfloat16", "cpu", "sketch". Found \'float8\''),
         ({"start": "sketch"}, 'start=.*must be one of None, "bfloat16", "cpu". Found \'sketch\''),
         ({"sketch": 0}, "sketch=.*whole number ≥ 1. Found 0"),
+        ({"sketch": 1.5}, "sketch=.*whole number ≥ 1. Found 1.5"),
     ],
 )
 def test_a_wrong_storage_is_refused(options: Any, reason: str) -> None:

@@ -1,6 +1,6 @@
 """What the tests of the optimizer share: bases, a small model with losses that conflict, training, equality of bits."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Linear, Module, Sequential, Tanh
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from mgrad import LessForgetting
+from mgrad import LessForgetting, constrained_direction
 
 Base = Callable[[Any], Optimizer]
 
@@ -41,6 +41,30 @@ def losses(model: Module, step: int) -> dict[str, Tensor]:
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
     targets = {"en": x[:, :1], "de": x[:, 1:2] - x[:, :1], "fr": x[:, 2:]}
     return {name: (model(x) - target).square().mean() for name, target in targets.items()}
+
+
+def objective(model: Module) -> Tensor:
+    """Return a forgetting loss, or any loss for a plain backward outside of the blocks."""
+    answers: Tensor = model(torch.ones(2, 3, dtype=torch.float64))
+    return answers.square().sum()
+
+
+def flat(blocks: Iterable[Tensor]) -> Tensor:
+    """Return all values in one row of float64."""
+    return torch.cat([block.detach().double().reshape(-1) for block in blocks])
+
+
+def set_direction(
+    parameters: Sequence[Tensor], losses: Iterable[Tensor], start: Iterable[Tensor], **options: Any
+) -> None:
+    """Write to `.grad` the direction by the mathematics alone: from stacked gradients, with the pull θ − θ₀."""
+    found = list(losses)
+    rows = [torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True) for loss in found]
+    J, pull = torch.stack([flat(row) for row in rows]), flat(parameters) - flat(start)
+    values = [loss.item() for loss in found]
+    d, _ = constrained_direction(J, pull, losses=values, scale="relative", **options)
+    for p, part in zip(parameters, d.split([p.numel() for p in parameters]), strict=True):
+        p.grad = part.view_as(p).to(p.dtype, copy=True)
 
 
 def train(model: Module, opt: LessForgetting, steps: Iterable[int]) -> None:

@@ -1,6 +1,7 @@
 """The plain loop of accelerate, with the blocks of the page."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def halves(model: Any, batches: list[Any]) -> list[Callable[[], Mapping[str, Ten
             losses[language] = losses[language] + loss if language in losses else loss
         return {language: loss / 2 for language, loss in losses.items()}
 
-    return [lambda i=i: step(*batches[i : i + 2]) for i in range(0, len(batches), 2)]  # type: ignore[misc]
+    return [partial(step, *batches[i : i + 2]) for i in range(0, len(batches), 2)]
 
 
 def test_the_loop_takes_the_steps_of_the_loop_by_hand() -> None:
@@ -92,10 +93,10 @@ def with_scaler(names: dict[str, Any], scale: float) -> GradScaler:
     """Let accelerate scale the losses, which it does by itself on GPUs alone; return its scaler."""
     accelerator, opt = names["accelerator"], names["opt"]
     accelerator.native_amp, accelerator.state._mixed_precision = True, "fp16"
-    accelerator.scaler = GradScaler("cpu", init_scale=scale)
-    names["opt"] = accelerator._optimizers[0] = type(opt)(opt.optimizer, scaler=accelerator.scaler)
+    accelerator.scaler = scaler = GradScaler("cpu", init_scale=scale)
+    names["opt"] = accelerator._optimizers[0] = type(opt)(opt.optimizer, scaler=scaler)
     names["scheduler"].optimizers = [names["opt"]]
-    return accelerator.scaler  # type: ignore[no-any-return]
+    return scaler
 
 
 @pytest.mark.parametrize("loop", [LOOP, HALF], ids=["solve", "hook"])

@@ -119,7 +119,11 @@ def test_a_loss_scale_is_taken_back_before_the_solve_and_an_overflow_is_no_step(
 
     def hooked(module: Any) -> Any:
         opt = LessForgetting(AdamW(module.parameters(), lr=RATE, eps=EPSILON), scale="absolute", strength=0.5)
-        opt.register_step_pre_hook(lambda *_: void(clip_grad_norm_(module.parameters(), 1.0)))
+
+        def clip(*_: object) -> None:
+            clip_grad_norm_(module.parameters(), 1.0)
+
+        opt.register_step_pre_hook(clip)
         return opt
 
     def step(module: Any, batches: Any, index: int) -> None:
@@ -147,7 +151,3 @@ def test_a_loss_scale_is_taken_back_before_the_solve_and_an_overflow_is_no_step(
             opt.step()
     assert scaler.get_scale() == 2.0**9
     assert_identical(weights(names["model"]), weights(other["model"]))
-
-
-def void(_: object) -> None:
-    """Return nothing, as a hook must."""

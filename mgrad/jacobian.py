@@ -29,10 +29,10 @@ Row = Callable[[Tensor], Block | None]
 """A row of the Jacobian: from a parameter to the row's block, as large as the parameter; None stands for 0. A tensor is
 on the parameter's device, of any floating-point dtype."""
 
-# Values of each row that are looked at together. On a CPU a few rows of them fit its cache and keep its threads busy,
-# and what Python does for them is little beside reading them; a GPU they fill.
-_WINDOW = {"cpu": 1 << 17, "cuda": 1 << 20}
-_TOGETHER = {"cpu": 1 << 17, "cuda": 1 << 22}  # values of the direction that are formed together
+# Values of all rows together that are looked at at once, up to so many of each. On a CPU they fit its cache and keep
+# its threads busy, and what Python does for them is little beside reading them; a GPU they fill.
+_WINDOW = {"cpu": (1 << 21, 1 << 19), "cuda": (1 << 24, 1 << 20)}
+_TOGETHER = {"cpu": 1 << 19, "cuda": 1 << 22}  # values of the direction that are formed together
 _SHARE = 1 << 13  # values of a window whose products are summed in its own type
 _PIECE = 1 << 15  # values whose products are summed in float32: few enough to lose little, enough to be cheap
 _FEW = 8  # rows of which half of the products take as long as all
@@ -152,7 +152,8 @@ def _products(rows: Sequence[Row], parameters: Sequence[Tensor], size: int, dtyp
     """Return the inner products of the rows over the parameters of one device, the last of them as metric or not."""
     device = parameters[0].device
     length = min(max(1, size), _SHARE) if size <= _SHARE else -(-size // _SHARE) * _SHARE
-    length = min(length, _WINDOW.get(device.type, _WINDOW["cuda"]))
+    together, most = _WINDOW.get(device.type, _WINDOW["cuda"])
+    length = min(length, most, max(_SHARE, together // len(rows) // _SHARE * _SHARE))
     window = torch.zeros(len(rows), length, dtype=dtype, device=device)
     # In shares, as BLAS splits no sum among threads.
     shares = window.view(len(rows), max(1, length // _SHARE), -1).transpose(0, 1)

@@ -115,7 +115,7 @@ class TestGramian:
         functions: list[Row] = [row.get for row in blocks]
         stacked = torch.stack([flat(row, parameters) for row in functions])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(jacobian._WINDOW, "cpu", window)
+            patch.setitem(jacobian._WINDOW, "cpu", (0, window))
             actual = gramian(functions, parameters, HOST)
         assert actual.dtype == torch.float64
         assert torch.equal(actual, stacked @ stacked.T)

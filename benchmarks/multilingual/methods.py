@@ -41,6 +41,7 @@ class Method:
         cold: whether the head always starts from random weights, also where that of others is trained first.
         keeps: whether it needs strings of other languages.
         objective: what is backpropagated outside of the constraints, made of these strings.
+        ours: whether it is less-forgetting: `LessForgetting` with an objective.
     """
 
     description: str
@@ -53,6 +54,7 @@ class Method:
     cold: bool = False
     keeps: bool = False
     objective: Callable[[Keeping], Objective] | None = None
+    ours: bool = False
 
 
 def _summed(start: Start) -> Stepper:
@@ -176,12 +178,14 @@ METHODS = {
         OWN,
         _ours(),
         strength=0.1,
+        ours=True,
     ),
     "min-norm": Method(
         "mgrad.LessForgetting, MinNorm, relative strength",
         {"slots": 2e-4, "intents": 2e-4},
         _ours(decrease=MinNorm()),
         strength=0.1,
+        ours=True,
     ),
     "smooth-rows": Method(
         "less-forgetting with noise=SmoothRows(), AdamW without momentum",
@@ -189,14 +193,30 @@ METHODS = {
         _ours(noise=SmoothRows()),
         strength=0.1,
         momentum=0.0,
+        ours=True,
     ),
     "smooth-gramian": Method(
-        "less-forgetting with noise=SmoothGramian()", OWN, _ours(noise=SmoothGramian()), strength=0.1
+        "less-forgetting with noise=SmoothGramian()",
+        OWN,
+        _ours(noise=SmoothGramian()),
+        strength=0.1,
+        ours=True,
     ),
     "half-batches": Method(
-        "less-forgetting with noise=HalfBatches()", OWN, _ours(noise=HalfBatches()), strength=0.1, halves=True
+        "less-forgetting with noise=HalfBatches()",
+        OWN,
+        _ours(noise=HalfBatches()),
+        strength=0.1,
+        halves=True,
+        ours=True,
     ),
-    "by-gradient": Method('less-forgetting with normalise="gradient"', OWN, _ours(normalise="gradient"), strength=0.1),
+    "by-gradient": Method(
+        'less-forgetting with normalise="gradient"',
+        OWN,
+        _ours(normalise="gradient"),
+        strength=0.1,
+        ours=True,
+    ),
     "by-gradient-distillation": Method(
         "by-gradient, less forgetting of what strings of other languages are encoded as",
         OWN,
@@ -204,6 +224,7 @@ METHODS = {
         strength=0.1,
         keeps=True,
         objective=Keeping.distillation,
+        ours=True,
     ),
     "by-gradient-replay": Method(
         "by-gradient, less forgetting of how strings of other languages are translated",
@@ -212,12 +233,30 @@ METHODS = {
         strength=0.5,
         keeps=True,
         objective=Keeping.translation,
+        ours=True,
     ),
-    "by-loss": Method('less-forgetting with normalise="loss"', OWN, _ours(normalise="loss"), strength=0.1),
+    "by-loss": Method(
+        'less-forgetting with normalise="loss"',
+        OWN,
+        _ours(normalise="loss"),
+        strength=0.1,
+        ours=True,
+    ),
     "enforced": Method(
-        'less-forgetting with enforce="step", metric="base"', OWN, _ours(enforce="step", metric="base"), strength=0.1
+        'less-forgetting with enforce="step", metric="base"',
+        OWN,
+        _ours(enforce="step", metric="base"),
+        strength=0.1,
+        ours=True,
     ),
-    "fisher": Method("less-forgetting with a FisherAnchor", OWN, _fisher, strength=0.1, keeps=True),
+    "fisher": Method(
+        "less-forgetting with a FisherAnchor",
+        OWN,
+        _fisher,
+        strength=0.1,
+        keeps=True,
+        ours=True,
+    ),
     "distillation": Method(
         "less-forgetting of what strings of other languages are encoded as",
         OWN,
@@ -225,6 +264,7 @@ METHODS = {
         strength=0.1,
         keeps=True,
         objective=Keeping.distillation,
+        ours=True,
     ),
     "replay": Method(
         "less-forgetting of how strings of other languages are translated",
@@ -233,5 +273,6 @@ METHODS = {
         strength=0.1,
         keeps=True,
         objective=Keeping.translation,
+        ours=True,
     ),
 }

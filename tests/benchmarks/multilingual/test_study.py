@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from benchmarks.multilingual import __main__ as command
-from benchmarks.multilingual import hub, study
+from benchmarks.multilingual import bars, hub, study
 from benchmarks.multilingual.keeping import LANGUAGES
 from benchmarks.multilingual.methods import METHODS
+from benchmarks.multilingual.settings import load
 from benchmarks.multilingual.train import Model, Run
 
 SIZES = ["--steps", "2", "--batch", "4", "--train-size", "8", "--dev-size", "4", "--source-size", "4"]
@@ -39,6 +40,39 @@ def test_the_highest_mean_of_sources_and_development_languages_is_chosen(tmp_pat
     assert (chosen.rate, chosen.strength) == (1e-4, 0.3)
     assert chosen.label == "l2sp 1e-4, 0.3"
     assert study.promise(chosen) == pytest.approx(0.7)
+
+
+def test_the_bars_hold_what_the_tuning_runs_promise_most_of_against_all_that_is_not_ours(tmp_path: Path) -> None:
+    """Of ours `replay` promises more and `less-forgetting` scores more; only the first may count."""
+
+    def write(kind: str, method: str, seed: int, dev: float, unseen: float, source: float = 0.8) -> None:
+        arguments = dict(task="pairs", method=method, lr=1e-4, head_lr=1e-3, strength=0.1, seed=seed, sources=["en"])
+        arguments["task"] = "pairs" if kind == "final" else "intents"  # whose settings pairs take
+        point = dict(step=1, dev=dev, unseen=unseen, source=source, retrieval=0.76, distance=1.0)
+        record = {"arguments": arguments, "metric": "accuracy", "curve": [point | {"retrieval": 0.8}, point]}
+        (tmp_path / kind).mkdir(exist_ok=True)
+        (tmp_path / kind / f"{method}{seed}.json").write_text(json.dumps(record), encoding="utf-8")
+
+    for method, promised in {"sum": 0.9, "l2sp": 0.9, "less-forgetting": 0.5, "replay": 0.6}.items():
+        write("tune", method, 0, promised, promised)
+    for seed, noise in {1: 0.0, 2: 0.02}.items():
+        write("final", "sum", seed, 0, 0.50 + noise)
+        write("final", "l2sp", seed, 0, 0.53 + noise)
+        write("final", "less-forgetting", seed, 0, 0.9)
+        # Differences 0.03 and 0.05: t = 12.7062 with one degree of freedom, 0.04 ± 12.7062 · 0.01.
+        write("final", "replay", seed, 0, 0.53 + 2 * noise, source=0.785)
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in bars_of(tmp_path).splitlines()]
+    assert cells[0][0] == "pairs: replay 1e-4"
+    assert cells[2:] == [
+        ["unseen, above the best of 2 not ours, l2sp", "0.540", "0.550", "met"],
+        ["gain over plain fine-tuning, lower end of its interval, above", "0", "-0.087", "not met"],
+        ["retrieval@1 kept, at least", "95%", "95%", "met"],
+        ["source less plain fine-tuning's, at least", "-0.010", "-0.015", "not met"],
+    ]
+
+
+def bars_of(directory: Path) -> str:
+    return bars.page(directory / "tune", load(directory / "final"))
 
 
 def test_targets_are_looked_at_by_seeds_that_nothing_was_chosen_with(folder_of_bert: Path, tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""What the comparison is held to, and whether it is met: `python -m benchmarks.multilingual.bars DIRECTORY`.
+
+In: the directory of `study`. Out: Markdown. May import: comparisons, methods, settings, study, tables, tasks.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.multilingual.comparisons import interval, paired
+from benchmarks.multilingual.methods import METHODS
+from benchmarks.multilingual.settings import Setting, load
+from benchmarks.multilingual.study import choose, promise
+from benchmarks.multilingual.tasks import TASKS
+from benchmarks.tables import number, table
+
+PLAIN = "sum"
+KEPT = 0.95  # of the starting model's retrieval@1
+LOST = 0.01  # of plain fine-tuning's source score
+
+
+def page(tuned: Path, final: Sequence[Setting]) -> str:
+    """Return the table of one task: ours that the tuning runs promise most of, beside all that is not ours.
+
+    Args:
+        tuned: the directory of the tuning runs.
+        final: the settings of the task that were scored on the targets, plain fine-tuning among them.
+    """
+    task = final[0].task
+    by_method = {setting.method: setting for setting in final}
+    ours = best_of_ours(tuned, final)
+    plain = by_method[PLAIN]
+    others = {name: score(setting) for name, setting in by_method.items() if not METHODS[name].ours}
+    best = max(others, key=others.__getitem__)
+    gain, half = interval(paired(ours, plain, "unseen"))
+    kept = float(np.mean([curve[-1]["retrieval"] / curve[0]["retrieval"] for curve in ours.curves.values()]))
+    source = interval(paired(ours, plain, "source"))[0]
+    low = "–" if math.isnan(half) else f"{gain - half:+.3f}"
+    rows = [
+        (f"unseen, above the best of {len(others)} not ours, {best}", number(others[best]), score(ours) > others[best]),
+        ("gain over plain fine-tuning, lower end of its interval, above", "0", gain > half),
+        ("retrieval@1 kept, at least", f"{KEPT:.0%}", kept >= KEPT),
+        ("source less plain fine-tuning's, at least", f"{-LOST:+.3f}", source >= -LOST),
+    ]
+    found = [number(score(ours)), low, f"{kept:.0%}", f"{source:+.3f}"]
+    return table(
+        [f"{task}: {ours.label}", "bar", "found", ""],
+        [[what, bar, value, "met" if met else "not met"] for (what, bar, met), value in zip(rows, found, strict=True)],
+    )
+
+
+def best_of_ours(tuned: Path, final: Sequence[Setting]) -> Setting:
+    """Return of our settings the one whose tuning run, which sees no target, promises most."""
+    like = TASKS[final[0].task].like
+    ours = [setting for setting in final if METHODS[setting.method].ours]
+    return max(ours, key=lambda setting: promise(choose(tuned, setting.method, like)))
+
+
+def score(setting: Setting) -> float:
+    """Return the mean score on the languages never trained on, over the seeds, at the end."""
+    return float(np.mean(list(setting.end("unseen").values())))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table of each task."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.multilingual.bars", description="What the study is held to, and what it found."
+    )
+    parser.add_argument("directory", type=Path, help="of `python -m benchmarks.multilingual.study`")
+    directory = parser.parse_args(argv).directory
+    settings = load(directory / "final")
+    for task in dict.fromkeys(setting.task for setting in settings):
+        print(page(directory / "tune", [setting for setting in settings if setting.task == task]), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()

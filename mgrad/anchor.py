@@ -192,7 +192,7 @@ def moved(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tensor:
 
 def _way(parameter: Tensor, start: Tensor) -> Tensor:
     """Return θ − θ₀, or the way from the nearest of all that θ₀ may have been (math.md, 124), a new tensor."""
-    near = start.to(parameter.device, non_blocking=True)
+    near = start.to(parameter.device, non_blocking=parameter.device.type != "cpu")  # there it must have come
     way = torch.sub(parameter.detach(), near)
     if near.dtype is torch.bfloat16 and parameter.dtype is not torch.bfloat16:
         reach = near.abs().to(way.dtype).mul_(2.0**-8)

@@ -99,7 +99,7 @@ def constrained_direction(
     if losses is not None:
         # Numbers begin on the host, whatever torch's default device is.
         known = losses if isinstance(losses, Tensor) else torch.as_tensor(losses, dtype=torch.float64, device="cpu")
-        known = known.detach().to(rows.device, torch.float64, non_blocking=True)
+        known = known.detach().to(rows.device, torch.float64, non_blocking=rows.device.type != "cpu")
     if known is not None and known.shape != jacobian.shape[:1]:
         raise ValueError(
             "`constrained_direction(losses=...)` must have one value for each row of the Jacobian, "

@@ -129,7 +129,7 @@ class Distillation:
                 yield self.teacher
             elif isinstance(self.teacher, Mapping):
                 named = self.model.named_parameters()  # tied ones once: functional_call ties them
-                values = {name: self.teacher.get(parameter, parameter).detach() for name, parameter in named}
+                values = {name: self.teacher.get(p, p).detach().to(p.device) for name, p in named}
                 yield lambda *inputs, **options: functional_call(self.model, values, inputs, options)
             else:
                 with self.teacher():

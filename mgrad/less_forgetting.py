@@ -210,7 +210,7 @@ class LessForgetting(Optimizer):
             return self.base.param_groups
         blocks = [block for row in self._rows.values() for block in row.values()]
         waiting = [
-            *(block if isinstance(block, Tensor) else block.arrived() for block in blocks),
+            *(block if isinstance(block, Tensor) else block.factor for block in blocks),
             *self._halves.values(),
         ]
         return self._look.groups(self.base.param_groups, waiting)
@@ -459,7 +459,8 @@ class LessForgetting(Optimizer):
             first = self._rows[name]
             still = self._still()
             moving = [p for p in self._parameters() if p not in still]
-            product = along([first.get], row.get, moving, torch.device("cpu"))[0]
+            home = next(iter(row)).device  # where a scaler of gradients there can unscale it
+            product = along([first.get], row.get, moving, home)[0]
             self._halves[name] = product.sign() * product.abs().sqrt()  # in the unit of a gradient, which may be scaled
             for parameter, block in first.items():
                 row[parameter] = row[parameter].add_(block) if parameter in row else block
@@ -628,7 +629,8 @@ class LessForgetting(Optimizer):
         forgetting = [] if objective is None else [objective.detach()]
         for parameter, strength in self._strengths().items():
             if strength and parameter.requires_grad and parameter.grad is not None:
-                place = parameter, self._start[parameter], strength * self._weight[parameter]
+                start, weight = self._anchor_of(parameter)
+                place = parameter, start, strength * weight
                 forgetting.append(moved(*place))
                 if not self._solved:  # in a later evaluation; in d it is already
                     parameter.grad.add_(pull_back(*place).mul_(held[0].pull))
@@ -850,7 +852,9 @@ class LessForgetting(Optimizer):
             if not products.isfinite().all():
                 self._raise_not_finite([*map(loss_call, names), OBJECTIVE], products, rows)
             if average is not None:
-                average = average.then(names, products, {name: h * h.abs() for name, h in self._halves.items()})
+                average = average.then(
+                    names, products, {name: (h * h.abs()).to(products) for name, h in self._halves.items()}
+                )
                 estimate = average.estimate(names, products[-1, -1])
             products, estimate, known = products.numpy(), estimate.numpy(), None if known is None else known.numpy()
         solved = solve_direction(
@@ -946,11 +950,19 @@ class LessForgetting(Optimizer):
         def row(parameter: Tensor) -> Block | None:
             losses = [block for block in (parameter.grad, self._objective.get(parameter)) if block is not None]
             if (losses or parameter in reached) and strengths[parameter]:
-                weight = strengths[parameter] * self._weight[parameter]
-                return Pull(parameter, self._start[parameter], weight, losses)
+                start, weight = self._anchor_of(parameter)
+                return Pull(parameter, start, strengths[parameter] * weight, losses)
             return sum(losses[1:], start=losses[0]) if losses else None
 
         return row
+
+    def _anchor_of(self, parameter: Tensor) -> tuple[Tensor, Any]:
+        """Return θ₀ and F of a parameter, which follow it where the model was moved after it was wrapped."""
+        if self.storage.start != "cpu":
+            self._start[parameter] = self._start[parameter].to(parameter.device)
+        if isinstance(weight := self._weight[parameter], Tensor):
+            self._weight[parameter] = weight.to(parameter.device)
+        return self._start[parameter], self._weight[parameter]
 
     def _strengths(self) -> dict[Tensor, float]:
         """Return by what the groups multiply the anchor, by parameter; 0 without one.

@@ -148,7 +148,8 @@ def loss_values(losses: Mapping[str, float | Tensor], names: Sequence[str], devi
             check_finite(call, float(value))
         if not isinstance(value, Tensor):
             value = torch.full((), float(value), dtype=torch.float64, device=device or "cpu")
-        values.append(value.detach().reshape(()).to(device or "cpu", torch.float64, non_blocking=device is not None))
+        home = device or torch.device("cpu")
+        values.append(value.detach().reshape(()).to(home, torch.float64, non_blocking=home.type != "cpu"))
     return torch.stack(values)
 
 

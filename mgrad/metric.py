@@ -81,7 +81,7 @@ def _adafactor(state: State, group: State, parameter: Tensor, square: Tensor) ->
     first, second = group["eps"]
     first = torch.finfo(parameter.dtype).eps if first is None else first
     step = _next_step(state)
-    new = step ** group["beta2_decay"]
+    new = (step ** group["beta2_decay"]).to(square)
     if parameter.dim() > 1:
         row, column = square.mean(-1, keepdim=True), square.mean(-2, keepdim=True)
         if state:

@@ -26,8 +26,9 @@ class Look:
 
     def __init__(self) -> None:
         """Show nothing."""
-        self._seen: list[Tensor] | None = None  # what stood in `.grad` at the last look
         self._witness: Tensor | None = None
+        # All that stood in `.grad` at any look: behind which parameter, and how often it had been changed.
+        self._seen: dict[Tensor, tuple[Tensor, int]] = {}
 
     def groups(self, groups: Groups, waiting: Sequence[Tensor]) -> Groups:
         """Return the groups, with what waits behind the parameters of the first.
@@ -47,24 +48,27 @@ class Look:
 
         def notice() -> None:
             parameters = [p for group in groups for p in group["params"] if p.requires_grad]
-            self._seen = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            self._seen |= {p.grad: (p, p.grad._version) for p in parameters if p.grad is not None}
 
         first = _Group(groups[0], [_holder(tensor) for tensor in (*waiting, self._witness)], notice)
         return [cast("dict[str, Any]", first), *groups[1:]]
 
     def has_overflow(self, waiting: Iterable[Tensor]) -> bool:
-        """Tell whether a scaler has unscaled what waits, or what it saw beside it, and found it not finite.
+        """Tell whether a scaler has unscaled what waits, and it is of a step that was then skipped.
 
         Args:
             waiting: the gradients of the step so far.
 
         Returns:
-            False also where the scale was 1, which changes nothing.
+            Whether something is not finite of what waits or stood beside it; or no longer stands there as it was: what
+            cleared it cannot have reached the rest. False also where the scale was 1, which changes nothing.
 
         Cost: 0 where nobody has looked; else a read of each.
         """
-        if self._seen is None or self._witness is None or self._witness.item() == _WITNESS:
+        if self._witness is None or self._witness.item() == _WITNESS:
             return False
+        if any(p.grad is not grad or grad._version != before for grad, (p, before) in self._seen.items()):
+            return True
         return not all(block.isfinite().all() for blocks in (self._seen, waiting) for block in blocks)
 
 

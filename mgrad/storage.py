@@ -20,6 +20,9 @@ class OnHost:
     def __init__(self, block: Tensor) -> None:
         """Copy it, without waiting where the device is a CUDA device: what is queued there goes on meanwhile."""
         self.device, line = block.device, block.detach().reshape(-1)
+        # 1, or not a number where a value is not finite. A scaler of gradients cannot reach the values, whose copies it
+        # would not wait for: it unscales this, and every piece is multiplied by it.
+        self.factor = torch.linalg.vector_norm(line, torch.inf, dtype=torch.float32)[None] * 0.0 + 1.0
         if block.device.type != "cuda":
             self.values, self.ready = line.cpu(), None
             return
@@ -37,7 +40,7 @@ class OnHost:
         return len(self.values)
 
     def arrived(self) -> Tensor:
-        """Return the values on the host, all of them, to be read and written there."""
+        """Return the values on the host, all of them, as they were copied."""
         if self.ready is not None:
             self.ready.synchronize()
         return self.values
@@ -46,7 +49,7 @@ class OnHost:
         """Return some of the values on the device."""
         if self.ready is not None:
             self.ready.wait(torch.cuda.current_stream(self.device))
-        return self.values[start:stop].to(self.device, non_blocking=True)
+        return self.values[start:stop].to(self.device, non_blocking=True, copy=True).mul_(self.factor)
 
 
 _streams: dict[torch.device, torch.cuda.Stream] = {}  # on which copies to the host run beside the backward passes
@@ -74,8 +77,8 @@ class Storage:
             2⁻⁸‖gᵢ‖‖d‖ at most (math.md, 123); "cpu" keeps it on the host, in pinned memory, and copies it while the
             next backward pass runs; "sketch" keeps no gradient at all, `sketch` numbers of each instead, and takes a
             second, weighted backward pass (math.md, 125-127): give `opt.backward` functions that return the losses.
-            What a forward pass changes, such as the running means of a BatchNorm, it then changes twice. A GradScaler
-            finds rows in bfloat16 on the host alone: on a GPU torch cannot unscale them, and needs no scaler in
+            What a forward pass changes, such as the running means of a BatchNorm, it then changes twice. Rows in
+            bfloat16 a GradScaler finds on the host alone: on a GPU torch cannot unscale them, and needs no scaler in
             bfloat16.
         start: None keeps θ₀ as it is; "bfloat16" rounds it: the objective is then ½ the squared distance from all that
             θ₀ may have been, which is 0 at θ₀, too (math.md, 124); "cpu" keeps it on the host. `opt.start` shows what
@@ -163,7 +166,7 @@ class Storage:
     def keep_start(self, start: Tensor) -> Tensor:
         """Return a block of θ₀ as it is kept; the same tensor, if that is how it is."""
         kept = _kept(start, self.start)
-        return kept if isinstance(kept, Tensor) else kept.values.view(start.shape)
+        return kept if isinstance(kept, Tensor) else kept.arrived().view(start.shape)
 
 
 def opened(row: Mapping[Tensor, Block]) -> dict[Tensor, Tensor]:

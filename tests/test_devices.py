@@ -11,7 +11,16 @@ from torch.amp import GradScaler
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
-from mgrad import HalfBatches, LessForgetting, Status, Storage, solve_batch
+from mgrad import (
+    Anchor,
+    Distillation,
+    FisherAnchor,
+    HalfBatches,
+    LessForgetting,
+    Status,
+    Storage,
+    solve_batch,
+)
 from mgrad.jacobian import Row, gramian
 
 pytestmark = pytest.mark.gpu
@@ -61,6 +70,28 @@ def test_the_starting_point_is_on_the_device_of_its_parameter_also_after_loading
     assert [anchor.device for anchor in anchors.values()] == [p.device for p in there]
     other.backward(losses(there))
     other.step()
+
+
+@pytest.mark.parametrize("of_fisher", [False, True])
+def test_what_is_wrapped_before_its_model_is_moved_takes_the_same_steps(of_fisher: bool) -> None:
+    """As frameworks that move a model when they prepare it leave it."""
+
+    def trained(device: torch.device) -> Tensor:
+        model = torch.nn.Linear(2, 1, bias=False, device="cpu")
+        torch.nn.init.ones_(model.weight)
+        anchor = FisherAnchor({"weight": torch.tensor([[2.0, 4.0]])}, model) if of_fisher else Anchor()
+        opt = LessForgetting(SGD(model.parameters(), lr=0.25), anchor=0.5 * anchor, scale="absolute", strength=1.0)
+        kept = Distillation(model, opt.start, measure="mse")
+        model.to(device)
+        for _ in range(2):
+            opt.zero_grad()
+            x = torch.tensor([[1.0, 2.0]], device=device)
+            opt.backward([model(x).sum()], kept(x))
+            opt.step()
+        assert all(start.device.type == device.type for start in opt.start.values())
+        return model.weight.detach().cpu()
+
+    assert torch.equal(trained(GPU), trained(torch.device("cpu")))
 
 
 def test_a_gradient_on_the_gpu_that_is_not_finite_is_an_error() -> None:

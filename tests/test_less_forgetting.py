@@ -313,7 +313,7 @@ def test_the_anchor_of_a_group_multiplies_its_part() -> None:
 
 def test_on_a_cpu_the_memory_of_a_row_is_kept_until_the_next_of_its_place() -> None:
     """So that it does not go to the system and come back page by page; of other names there are no more."""
-    opt = LessForgetting(SGD([w := Parameter(torch.ones(3))], lr=0.1))
+    opt = LessForgetting(SGD([w := Parameter(torch.ones(3, device="cpu"))], lr=0.1))
     for name, factor in (("a", 1.0), ("b", 2.0), ("c", 3.0)):
         with opt.constraint(name):
             (factor * w).square().sum().backward()

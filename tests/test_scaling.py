@@ -179,12 +179,21 @@ def test_after_an_overflow_the_models_own_zero_grad_does_as_well() -> None:
     assert_identical(weights(model), weights(twin))
 
 
-def test_so_it_does_where_the_objective_alone_has_overflowed() -> None:
+@pytest.mark.parametrize("scale", [4.0, SCALE])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("looked", [False, True])
+def test_so_it_does_where_the_objective_alone_has_overflowed(scale: float, in_place: bool, looked: bool) -> None:
+    """Whichever way that is cleared, and whoever looks at the groups before the next block opens."""
     w = Parameter(torch.ones(3))
     opt = LessForgetting(SGD([w], lr=0.1))
-    scaler = GradScaler("cpu", init_scale=SCALE)
+    scaler = GradScaler("cpu", init_scale=scale)
     for factor in (float("inf"), 1.0):
-        w.grad = None
+        if in_place and w.grad is not None:
+            w.grad.zero_()
+        elif not in_place:
+            w.grad = None
+        if looked:
+            assert opt.param_groups[0]["params"][0] is w
         scaler.scale(factor * w[0]).backward()
         for name, slope in (("en", 1.0), ("de", 2.0)):
             with opt.constraint(name):

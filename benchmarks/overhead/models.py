@@ -153,7 +153,7 @@ def build(name: str, losses: int, setting: Setting, device: str) -> Model:
         setting: "batches": each loss has its own; "heads": all share a batch and what is computed of it.
         device: where it is trained.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # all of it is drawn on the host
         torch.manual_seed(0)
         shared, width, inputs, examples = MODELS[name](losses)
         heads = nn.ModuleList(nn.Linear(width, CLASSES) for _ in range(losses if setting == "heads" else 1))

@@ -21,7 +21,7 @@ SOURCES = ["en", "de", "fr"]
 TARGETS = ["es", "it", "ru", "zh-CN", "ar", "hi", "th", "ko", "el", "vi", "fi", "hu"]
 # What --demo sets, sized for 2 cores and a few minutes.
 DEMO = {
-    "methods": ["cold-sum", "sum", "replay"],
+    "methods": ["cold-sum", "sum", "by-gradient-replay"],
     "lr": ["own"],
     "probe": 300,
     "targets": ["es", "ru", "zh-CN", "ar", "hi", "fi"],

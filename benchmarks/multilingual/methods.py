@@ -99,7 +99,7 @@ def _descent(name: str) -> Callable[[Start], Stepper]:
 
 
 OWN = {"slots": 2e-4, "intents": 5e-5}  # the rates of `less-forgetting`, which its variants share
-PLAIN = {"slots": 1e-4, "intents": 1e-4}  # those of `sum`; the methods that take it were not tuned
+PLAIN = {"slots": 1e-4, "intents": 1e-4}  # those of `sum`
 
 
 METHODS = {
@@ -228,7 +228,7 @@ METHODS = {
     ),
     "by-gradient-replay": Method(
         "by-gradient, less forgetting of how strings of other languages are translated",
-        {"slots": 2e-4, "intents": 1e-4},
+        PLAIN,
         _ours(anchor=None, normalise="gradient"),
         strength=0.5,
         keeps=True,

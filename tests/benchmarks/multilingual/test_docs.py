@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.multilingual import comparisons, report, settings
+from benchmarks.multilingual import bars, comparisons, report, settings
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "benchmarks" / "multilingual" / "results"
@@ -40,14 +40,23 @@ def test_tables_of_kept_translations_are_made_from_their_runs(task: str) -> None
     assert [row for row in expected if row not in found] == []
 
 
-@pytest.mark.parametrize("task", ["slots", "intents"])
+@pytest.mark.parametrize("task", ["slots", "intents", "questions", "pairs"])
 def test_tables_of_the_protocol_are_made_from_its_runs(task: str) -> None:
     runs = [setting for setting in settings.load(RESULTS / "study" / "final") if setting.task == task]
     text = report.summary(runs)
     expected = rows(text[: text.index("first reaches")]) + rows(comparisons.over_seeds(runs, "sum"))
+    expected += rows(bars.page(RESULTS / "study" / "tune", runs))
     found = rows((ROOT / "docs" / "multilingual.md").read_text(encoding="utf-8"))
     assert [row for row in expected if row not in found] == []
     assert {tuple(run.curves) for run in runs} == {(1, 2, 3, 4, 5)}
+
+
+@pytest.mark.parametrize("task", ["slots", "intents"])
+def test_tables_of_the_ten_seeds_that_confirm_are_made_from_their_runs(task: str) -> None:
+    runs = [setting for setting in settings.load(RESULTS / "study" / "confirm") if setting.task == task]
+    found = rows((ROOT / "docs" / "multilingual-log.md").read_text(encoding="utf-8"))
+    assert [row for row in rows(comparisons.over_seeds(runs, "sum")) if row not in found] == []
+    assert {tuple(sorted(run.curves)) for run in runs} == {tuple(range(6, 16))}
 
 
 def test_the_table_of_the_demo_is_made_from_its_runs() -> None:

@@ -20,9 +20,9 @@ class OnHost:
     def __init__(self, block: Tensor) -> None:
         """Copy it, without waiting where the device is a CUDA device: what is queued there goes on meanwhile."""
         self.device, line = block.device, block.detach().reshape(-1)
-        # 1, or not a number where a value is not finite. A scaler of gradients cannot reach the values, whose copies it
-        # would not wait for: it unscales this, and every piece is multiplied by it.
-        self.factor = torch.linalg.vector_norm(line, torch.inf, dtype=torch.float32)[None] * 0.0 + 1.0
+        # 1, or ∞ where a value is not finite. A scaler of gradients cannot reach the values, whose copies it would not
+        # wait for: it unscales this, and every piece is multiplied by it.
+        self.factor = 1.0 / line.isfinite().all().float()[None]
         if block.device.type != "cuda":
             self.values, self.ready = line.cpu(), None
             return

@@ -268,6 +268,24 @@ def test_rows_on_the_host_go_with_every_option_that_reads_them(
     assert_identical(trained(), plain)
 
 
+def test_an_overflow_of_a_row_on_the_host_is_no_step_and_the_next_is_unscaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the parameters is empty, and nothing in it can overflow."""
+    monkeypatch.setattr("mgrad.storage._kept", lambda block, _: OnHost(block.clone()))
+    w, empty = Parameter(torch.ones(2)), Parameter(torch.ones(0))
+    opt = LessForgetting(SGD([w, empty], lr=0.25), storage=Storage(rows="cpu"))
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for factor, scale in ((float("inf"), 4.0), (2.0, 4.0)):
+        opt.zero_grad()
+        with opt.constraint("a"):
+            scaler.scale(factor * w[0] + w[1] + empty.sum()).backward()
+        scaler.step(opt)
+        scaler.update()
+        assert scaler.get_scale() == scale
+    assert w.tolist() == [0.5, 0.75]
+    assert opt.report is not None
+    assert opt.report.gramian.tolist() == [[5.0]]
+
+
 def test_the_table_of_the_docs_is_that_of_the_formula() -> None:
     text = (Path(__file__).parents[1] / "docs" / "how-to.md").read_text(encoding="utf-8")
     assert benchmark.fits() in text

@@ -50,12 +50,11 @@ def over_seeds(settings: Sequence[Setting], against: str) -> str:
     base = _base(settings, against)
     rows = []
     for setting in settings:
-        kept = [100 * curve[-1]["retrieval"] / curve[0]["retrieval"] for curve in _with_retrieval(setting)]
         row = [setting.label, _pm(list(setting.end("unseen").values()))]
         for measure in ("unseen", "source"):
             differences = [] if base is None or base is setting else paired(setting, base, measure)
             row += [_pm(differences, sign=True), _p(p_value(differences))] if differences else ["", ""]
-        rows.append([*row, f"{np.mean(kept):.0f} %" if kept else "–"])
+        rows.append([*row, percent(kept(setting))])
     name = base.label if base else against
     columns = ["unseen", f"unseen less that of {name}", "p", "source less", "p", "retrieval@1 kept"]
     return "\n\n".join(
@@ -71,6 +70,19 @@ def paired(setting: Setting, base: Setting, measure: str) -> list[float]:
     """Return the differences of a measure at the end, of the seeds that both have."""
     ours, theirs = setting.end(measure), base.end(measure)
     return [ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))]
+
+
+def kept(setting: Setting) -> float:
+    """Return the share of the starting model's retrieval@1 that is there at the end, NaN where it was not measured."""
+    shares = [
+        curve[-1]["retrieval"] / curve[0]["retrieval"] for curve in setting.curves.values() if curve[0]["retrieval"]
+    ]
+    return float(np.mean(shares)) if shares else math.nan
+
+
+def percent(share: float) -> str:
+    """Return a share as it is shown."""
+    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
 
 
 def costs(settings: Sequence[Setting], against: str) -> str:
@@ -121,11 +133,6 @@ def _base(settings: Sequence[Setting], against: str) -> Setting | None:
     found = [setting for setting in settings if setting.method == against]
     own = [setting for setting in found if setting.rate == METHODS[against].rates[TASKS[setting.task].like]]
     return next(iter(own + found), None)
-
-
-def _with_retrieval(setting: Setting) -> list[list[dict[str, float]]]:
-    """Return the curves in which retrieval was measured."""
-    return [curve for curve in setting.curves.values() if curve[0]["retrieval"]]
 
 
 def _pm(values: Sequence[float], *, sign: bool = False) -> str:

@@ -57,6 +57,12 @@ def test_every_run_has_its_file_and_a_probe_has_one_rate(output: Path) -> None:
     assert names == expected
 
 
+def test_ours_are_those_that_report_directions_with_a_pull(output: Path) -> None:
+    names = {method: f"slots-{method}-{of.rates['slots']:g}-seed0" for method, of in METHODS.items()}
+    reporting = {method for method, name in names.items() if read(output, name)["curve"][-1]["report"]}
+    assert {method for method, of in METHODS.items() if of.ours} == reporting - {"normalised-sum"}
+
+
 def test_a_record_holds_arguments_versions_and_curves(output: Path) -> None:
     record = read(output, "slots-less-forgetting-0.01-seed1")
     assert record["arguments"]["sources"] == ["en", "de"]

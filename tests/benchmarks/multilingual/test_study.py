@@ -66,7 +66,7 @@ def test_the_bars_hold_what_the_tuning_runs_promise_most_of_against_all_that_is_
     assert cells[2:] == [
         ["unseen, above the best of 2 not ours, l2sp", "0.540", "0.550", "met"],
         ["gain over plain fine-tuning, lower end of its interval, above", "0", "-0.087", "not met"],
-        ["retrieval@1 kept, at least", "95%", "95%", "met"],
+        ["retrieval@1 kept, at least", "95 %", "95 %", "met"],
         ["source less plain fine-tuning's, at least", "-0.010", "-0.015", "not met"],
     ]
 

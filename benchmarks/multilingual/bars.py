@@ -70,7 +70,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     directory = parser.parse_args(argv).directory
     settings = load(directory / "final")
     for task in dict.fromkeys(setting.task for setting in settings):
-        print(page(directory / "tune", [setting for setting in settings if setting.task == task]), end="\n\n")
+        final = [setting for setting in settings if setting.task == task]
+        methods = {setting.method for setting in final}
+        if PLAIN in methods and any(METHODS[method].ours for method in methods):
+            print(page(directory / "tune", final), end="\n\n")
+        else:
+            print(f"{task}: nothing to hold yet, there must be final runs of `{PLAIN}` and of one of ours", end="\n\n")
 
 
 if __name__ == "__main__":

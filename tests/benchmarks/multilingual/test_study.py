@@ -42,7 +42,9 @@ def test_the_highest_mean_of_sources_and_development_languages_is_chosen(tmp_pat
     assert study.promise(chosen) == pytest.approx(0.7)
 
 
-def test_the_bars_hold_what_the_tuning_runs_promise_most_of_against_all_that_is_not_ours(tmp_path: Path) -> None:
+def test_the_bars_hold_what_the_tuning_runs_promise_most_of_against_all_that_is_not_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of ours `replay` promises more and `less-forgetting` scores more; only the first may count."""
 
     def write(kind: str, method: str, seed: int, dev: float, unseen: float, source: float = 0.8) -> None:
@@ -69,6 +71,12 @@ def test_the_bars_hold_what_the_tuning_runs_promise_most_of_against_all_that_is_
         ["retrieval@1 kept, at least", "95 %", "95 %", "met"],
         ["source less plain fine-tuning's, at least", "-0.010", "-0.015", "not met"],
     ]
+    bars.main([str(tmp_path)])
+    assert capsys.readouterr().out.strip() == bars_of(tmp_path)
+    for path in (tmp_path / "final").glob("sum*.json"):
+        path.unlink()
+    bars.main([str(tmp_path)])
+    assert "pairs: nothing to hold yet" in capsys.readouterr().out
 
 
 def bars_of(directory: Path) -> str:

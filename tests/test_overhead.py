@@ -149,7 +149,8 @@ def test_memory_is_that_of_the_model_in_a_new_process() -> None:
     row = memory.measure("mlp", "heads", 2, REFERENCE, "cpu")
     values = sum(p.numel() for p in build("mlp", 2, "heads", "cpu").parameters)
     assert row["values"] == values
-    assert 4 * 4 * values <= row["bytes"] <= 2 * 4 * 4 * values + 2e7
+    for which in ("bytes", "used"):
+        assert 4 * 4 * values <= row[which] <= 2 * 4 * 4 * values + 2e7
 
 
 def test_a_process_that_fails_leaves_its_last_words() -> None:
@@ -215,7 +216,7 @@ def test_a_record_is_shown_as_tables_and_plots(
     monkeypatch.setattr(scaling, "COPIED", 1000)
     monkeypatch.setattr(scaling, "TURN", 0.0)
     monkeypatch.setattr(cli, "STEPS", 3000)
-    monkeypatch.setattr(memory, "_elsewhere", lambda cell: (len(cell["stepper"]) * 1000, 79))
+    monkeypatch.setattr(memory, "_elsewhere", lambda cell, environment: (len(cell["stepper"]) * 1000, 79))
     file = tmp_path / "record.json"
     run(file, "--losses", "2", "5")
     record = run(file, "--scaling", "--losses", "2", "5", "8", "--values", "1e3", "2e3")
@@ -243,6 +244,9 @@ def test_memory_is_counted_from_the_reference_of_the_same_cell() -> None:
         for m, s, b in ((2, REFERENCE, 1000), (2, OURS, 1800), (5, OURS, 9000))
     ]
     assert [report.gradients(row, rows) for row in rows] == [0.0, 2.0, None]
+    assert report.gradients(rows[1], rows, "used") is None
+    rows = [row | {"used": 500 * (i + 1)} for i, row in enumerate(rows)]
+    assert [report.gradients(row, rows, "used") for row in rows] == [0.0, 1.25, None]
 
 
 def test_every_stepper_has_a_look_of_its_own() -> None:

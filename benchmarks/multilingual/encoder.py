@@ -57,6 +57,32 @@ class TrimmedEmbedding(nn.Embedding):
         return super().forward(self.rows[ids])
 
 
+class _Layout:
+    """Where the tokens of a batch stand: what is done to each token alone is done to those of no padding.
+
+    Attributes:
+        mask: [batch, tokens], False at padding.
+        visible: the same as attention wants it, [batch, 1, 1, tokens].
+        places: of the tokens among all, [number of tokens]; None if there is no padding.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask, self.visible = mask, mask[:, None, None, :]
+        self.places = None if mask.all() else mask.flatten().nonzero()[:, 0]
+
+    def gather(self, states: Tensor) -> Tensor:
+        """Return [batch, tokens, width] without padding, [number of tokens, width]; as it is if there is none."""
+        return states if self.places is None else states.flatten(0, 1)[self.places]
+
+    def spread(self, states: Tensor) -> Tensor:
+        """Return what was gathered with zeros at padding, [batch, tokens, width]."""
+        if self.places is None:
+            return states
+        padded = states.new_zeros(self.mask.numel(), states.shape[-1])
+        padded = padded.index_copy(0, self.places, states)
+        return padded.view(*self.mask.shape, -1)
+
+
 class _Layer(nn.Module):
     """Self-attention and a feed-forward layer, each with its residual, normalised after the sum."""
 
@@ -74,17 +100,16 @@ class _Layer(nn.Module):
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, shape.inner)})
         self.output = _sublayer(shape.inner, width, shape.eps)
 
-    def forward(self, hidden: Tensor, visible: Tensor) -> Tensor:
-        """Map hidden states [batch, tokens, width]; `visible` [batch, 1, 1, tokens] is False at padding."""
-        batch, tokens, width = hidden.shape
+    def forward(self, hidden: Tensor, layout: "_Layout") -> Tensor:
+        """Map the hidden states of a layout."""
         query, key, value = (
-            project(hidden).view(batch, tokens, self.heads, -1).transpose(1, 2)
+            layout.spread(project(hidden)).unflatten(-1, [self.heads, -1]).transpose(1, 2)
             for project in _parts(self.attention["self"]).values()
         )
         with torch.autocast(hidden.device.type, enabled=False):  # on a CPU its backward pass is slower in bfloat16
             query, key, value = (part.to(hidden.dtype) for part in (query, key, value))
-            mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
-        mixed = mixed.transpose(1, 2).reshape(batch, tokens, width)
+            mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=layout.visible)
+        mixed = layout.gather(mixed.transpose(1, 2).flatten(2))
         hidden = _close(_parts(self.attention["output"]), mixed, hidden)
         return _close(self.output, nn.functional.gelu(self.intermediate["dense"](hidden)), hidden)
 
@@ -118,7 +143,7 @@ class Encoder(nn.Module):
             mask: [batch, tokens], True at tokens and False at padding.
 
         Returns:
-            The last hidden states [batch, tokens, width]; those at padding mean nothing.
+            The last hidden states [batch, tokens, width]; 0 at padding.
         """
         positions = torch.arange(ids.shape[1], device=ids.device)
         hidden = (
@@ -127,11 +152,11 @@ class Encoder(nn.Module):
             + self.embeddings["token_type_embeddings"](torch.zeros_like(ids))
         )
         hidden = self.embeddings["LayerNorm"](hidden)
-        visible = mask.bool()[:, None, None, :]
+        layout = _Layout(mask.bool())
+        hidden = layout.gather(hidden)
         for layer in self.encoder["layer"].children():
-            hidden = layer(hidden, visible)
-        assert isinstance(hidden, Tensor)  # for the type checker
-        return hidden
+            hidden = layer(hidden, layout)
+        return layout.spread(hidden)
 
 
 def _sublayer(inner: int, width: int, eps: float) -> nn.ModuleDict:

@@ -1,7 +1,7 @@
 """One run: fine-tune a model with one method and look at several points at what it learnt, kept and transfers.
 
 In: a model and the arguments of a run. Out: a record for JSON. May import: backbone, data, items, keeping, memory,
-methods, retrieval, steppers, tasks, mgrad.
+methods, precision, retrieval, steppers, tasks, mgrad.
 """
 
 import itertools
@@ -11,6 +11,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,7 @@ from benchmarks.multilingual.items import Item
 from benchmarks.multilingual.keeping import LANGUAGES, Keeping
 from benchmarks.multilingual.memory import Peak
 from benchmarks.multilingual.methods import METHODS
+from benchmarks.multilingual.precision import bfloat16
 from benchmarks.multilingual.retrieval import mean_retrieval, parallel, retrieval_at_1
 from benchmarks.multilingual.steppers import Start, Stepper, Summed
 from benchmarks.multilingual.tasks import IGNORED, TASKS, Example
@@ -325,10 +327,9 @@ class Model:
         logits = self.task.logits(self.head, hidden, mask)
         return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[None]:
         """Return the block in which the encoder runs."""
-        device = torch.get_default_device().type
-        return torch.autocast(device, torch.bfloat16, enabled=self.run.precision == "bfloat16")
+        return bfloat16(torch.get_default_device().type) if self.run.precision == "bfloat16" else nullcontext()
 
     def probe(self, steps: int) -> None:
         """Train the head alone, on what the encoder makes of the training utterances now."""

@@ -1,5 +1,6 @@
 """The model from the package's file, against slow readings and transformers' own BERT."""
 
+import contextlib
 import struct
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import BertConfig, BertModel
 from benchmarks.multilingual import e5
 from benchmarks.multilingual.backbone import Backbone, collate, encode, mean_pool
 from benchmarks.multilingual.encoder import Encoder, Shape, TrimmedEmbedding
+from benchmarks.multilingual.precision import Rounded
 
 SMALL = Shape(vocabulary=50, positions=16, types=2, width=32, layers=2, heads=4, inner=48)
 
@@ -64,12 +66,59 @@ def test_in_bfloat16_it_attends_in_float32_and_hidden_states_are_close(monkeypat
     assert 0 < (narrow - wide).norm() <= 36 * 2**-9 * wide.norm()
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_products_of_bfloat16_without_its_instructions_are_those_with_them(bias: bool) -> None:
+    torch.manual_seed(0)
+
+    def eighths(*shape: int) -> torch.Tensor:
+        """Return what bfloat16 rounds to eighths, of which sums of products are exact."""
+        signs = torch.randint(0, 2, shape) * 2 - 1
+        return signs * torch.randint(1, 9, shape) / 8 * (1 + 2**-10 * torch.rand(shape))
+
+    layer, states, pull = torch.nn.Linear(8, 5, bias=bias), eighths(6, 8), eighths(6, 5)
+    with torch.no_grad():
+        layer.weight.copy_(eighths(5, 8))
+        if bias:
+            layer.bias.copy_(eighths(5))
+    found = []
+    for mode in (contextlib.nullcontext(), Rounded()):
+        layer.zero_grad()
+        inputs = states.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16), mode:
+            output = layer(inputs)
+        (output.float() * pull).sum().backward()
+        found.append((output, inputs.grad, *(parameter.grad for parameter in layer.parameters())))
+    for native, ours in zip(*found, strict=True):
+        assert native is not None
+        assert ours is not None
+        assert ours.dtype is native.dtype
+        assert torch.equal(ours, native)
+
+
 def test_padding_does_not_change_what_is_encoded() -> None:
     torch.manual_seed(0)
     encoder = Encoder(SMALL)
     alone = encode(encoder, 0, [[1, 2, 3]], mean_pool)[0]
     padded = encode(encoder, 0, [[4, 5, 6, 7, 8, 9], [1, 2, 3]], mean_pool)[1]
     torch.testing.assert_close(padded, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_padding_takes_no_part_in_gradients() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(SMALL).double()
+    texts = [[4, 5, 6, 7, 8, 9], [1, 2, 3]]
+    pulls = [torch.randn(len(text), SMALL.width, dtype=torch.float64) for text in texts]
+    found = []
+    for batches in ([[0, 1]], [[0], [1]]):
+        encoder.zero_grad()
+        for batch in batches:
+            ids, mask = collate([texts[i] for i in batch], padding=0)
+            hidden = encoder(ids, mask)
+            assert not hidden[~mask].any()
+            (hidden[mask] * torch.cat([pulls[i] for i in batch])).sum().backward()
+        found.append([p.grad.clone() for p in encoder.parameters() if p.grad is not None])
+    for together, apart in zip(*found, strict=True):
+        torch.testing.assert_close(together, apart, rtol=1e-9, atol=1e-12)
 
 
 def test_trimmed_embedding_gives_the_rows_of_the_whole_one() -> None:

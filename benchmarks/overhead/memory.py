@@ -4,6 +4,7 @@ In: a model, a setting, a number of losses, a stepper. Out: a record. May import
 """
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -15,24 +16,31 @@ from benchmarks.overhead.models import Setting, build
 from benchmarks.overhead.peers import EVERYONE
 
 Record = dict[str, Any]
+# With this glibc maps every large block by itself and unmaps it when it is free: what is resident is what is in use.
+_MAPPED = {"MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
 
 
 def measure(name: str, setting: Setting, losses: int, stepper: str, device: str) -> Record:
-    """Measure the peak of a stepper's third step in a new process.
+    """Measure the peak of a stepper's third step in a new process, on a CPU in two.
 
     Returns:
-        The bytes above what the process held before there was a model, with the model and the optimizer's state, and n;
-        of a process that did not end well, its last words.
+        The bytes above what the process held before there was a model, with the model and the optimizer's state: as
+        glibc keeps memory by itself, and where it keeps none of what is free; and n. Of a process that did not end
+        well, its last words.
     """
     cell = {"device": device, "model": name, "setting": setting, "losses": losses, "stepper": stepper}
-    found = _elsewhere(cell)
-    return cell | ({"failed": found} if isinstance(found, str) else dict(zip(("bytes", "values"), found, strict=True)))
+    found = _elsewhere(cell, {})
+    if isinstance(found, str):
+        return cell | {"failed": found}
+    measured = cell | dict(zip(("bytes", "values"), found, strict=True))
+    used = _elsewhere(cell, _MAPPED) if device == "cpu" else None
+    return measured if used is None or isinstance(used, str) else measured | {"used": used[0]}
 
 
-def _elsewhere(cell: Record) -> tuple[int, int] | str:
+def _elsewhere(cell: Record, environment: dict[str, str]) -> tuple[int, int] | str:
     """Return what `_peak` finds in a new process, or that process's last words."""
     command = [sys.executable, "-m", "benchmarks.overhead.memory", json.dumps(cell)]
-    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    process = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | environment)
     if process.returncode:
         return [f"the process ended with {process.returncode}", *process.stderr.splitlines()][-1]
     peak, values = process.stdout.split()[-2:]

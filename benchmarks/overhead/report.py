@@ -35,9 +35,10 @@ def page(record: Row) -> str:
             for part, what, cell in (
                 ("times", "time / m passes", time_cell),
                 ("memory", "gradients above m passes", memory_cell),
+                ("memory", "gradients above m passes, in use", used_cell),
             ):
                 rows = [row for row in on[part] if (row["model"], row["setting"]) == (model, setting)]
-                if rows:
+                if rows and (cell is not used_cell or any("used" in row for row in rows)):
                     parts.append(_steppers(f"{where}{model}, {setting}: {what}", rows, cell))
         parts += [_profile(where, model, setting, on["profile"]) for model, setting in _pairs(on["profile"])]
         parts += _scaling(where, on["scaling"])
@@ -55,12 +56,18 @@ def memory_cell(row: Row, rows: Sequence[Row]) -> str:
     return "" if found is None else f"{found:.1f}"
 
 
-def gradients(row: Row, rows: Sequence[Row]) -> float | None:
-    """Return the bytes above the reference's of the same cell, in gradients: of n values of float32."""
+def used_cell(row: Row, rows: Sequence[Row]) -> str:
+    """Return a number of gradients, without what the allocator keeps."""
+    found = gradients(row, rows, "used")
+    return "" if found is None else f"{found:.1f}"
+
+
+def gradients(row: Row, rows: Sequence[Row], which: str = "bytes") -> float | None:
+    """Return the bytes, or those in use, above the reference's of the same cell, in gradients: of n float32 values."""
     keys = ("device", "model", "setting", "losses")
     for other in rows:
-        if other["stepper"] == REFERENCE and "bytes" in other and all(other[key] == row[key] for key in keys):
-            return float((row["bytes"] - other["bytes"]) / (4 * row["values"]))
+        if other["stepper"] == REFERENCE and which in other and all(other[key] == row[key] for key in keys):
+            return float((row[which] - other[which]) / (4 * row["values"])) if which in row else None
     return None
 
 
@@ -94,11 +101,11 @@ def _bars(record: Row) -> list[str]:
                 ratio = found[OURS]["ratio"]
                 lines.append([f"{setting}, m = {m}: time / m passes", f"{most:.2f}", f"{ratio:.2f}", _met(ratio, most)])
         memory = rows("memory", "batches", m)
-        if {OURS, REFERENCE} <= memory.keys():
-            above = gradients(memory[OURS], list(memory.values()))
-            assert above is not None
-            most = MEMORY * m
-            lines.append([f"batches, m = {m}: gradients", f"{most:.2f}", f"{above:.2f}", _met(above, most)])
+        for which, what in (("bytes", "gradients"), ("used", "gradients, in use")):
+            above = gradients(memory[OURS], list(memory.values()), which) if OURS in memory else None
+            if above is not None:
+                most = MEMORY * m
+                lines.append([f"batches, m = {m}: {what}", f"{most:.2f}", f"{above:.2f}", _met(above, most)])
     return [table([MODEL, "at most", "found", ""], lines)] if lines else []
 
 

@@ -52,6 +52,7 @@ COLOURS = {
     "distillation": "#ee5253",
     "replay": "#1d4e89",
 }
+FAR = 0.15  # below the best source score: left out of the picture of the front
 STYLES = ["-", "--", ":", "-."]
 
 
@@ -96,28 +97,29 @@ def draw(settings: Sequence[Setting], directory: Path) -> None:
 
 
 def front(settings: Sequence[Setting], path: Path) -> None:
-    """Draw zero-shot against source score at the end, with 95 % intervals, and the settings that none beats in both."""
+    """Draw zero-shot against source score at the end, with 95 % intervals, and the settings that none beats in both.
+
+    Settings that have learnt much less than others are named beside it: drawn, they would leave the others no room.
+    """
     plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(8, 6), layout="constrained")
-    points = []
-    for setting in settings:
-        (source, wide), (unseen, high) = (interval(list(setting.end(m).values())) for m in ("source", "unseen"))
-        points.append((source, unseen))
-        axis.errorbar(
-            source,
-            unseen,
-            xerr=np.nan_to_num(wide),
-            yerr=np.nan_to_num(high),
-            fmt="o",
-            color=colour(setting),
-            elinewidth=1,
-            alpha=0.9,
-        )
-        axis.annotate(setting.label, (source, unseen), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    best = unbeaten(points)
-    axis.plot(*zip(*best, strict=True), "--", color="#999999", linewidth=1, zorder=0)
+    figure, axis = plt.subplots(figsize=(10, 6), layout="constrained")
+    scores = [[interval(list(setting.end(of).values())) for of in ("source", "unseen")] for setting in settings]
+    places = [(source, unseen) for (source, _), (unseen, _) in scores]
+    most = max(source for source, _ in places)
+    handles: list[Any] = []
+    for i in sorted(range(len(settings)), key=lambda i: -places[i][1]):
+        if places[i][0] < most - FAR:
+            where = f"{settings[i].label}: at {places[i][0]:.3f} and {places[i][1]:.3f}"
+            handles += axis.plot([], [], " ", label=where)
+            continue
+        (source, wide), (unseen, high) = scores[i]
+        halves = {"xerr": np.nan_to_num(wide), "yerr": np.nan_to_num(high)}
+        style = {"color": colour(settings[i]), "elinewidth": 1, "alpha": 0.9, "label": settings[i].label}
+        handles.append(axis.errorbar(source, unseen, fmt="o", **halves, **style))
+    axis.plot(*zip(*unbeaten(places), strict=True), "--", color="#999999", linewidth=1, zorder=0)
     axis.set_xlabel(f"{settings[0].metric}, languages trained on")
     axis.set_ylabel(f"{settings[0].metric}, unseen languages")
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, title="best on unseen languages first")
     _plain(axis)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -23,6 +23,9 @@ test-gpu: .venv/.test   ## on a machine with CUDA: the tests of any device there
 	$(BIN)/pytest tests -m "gpu or any_device" --device cuda
 	$(BIN)/python -m benchmarks.overhead --device cuda --losses 5 --out .venv/overhead-cuda.json
 
+# glibc then keeps what a step has freed for the next one, instead of giving it back page by page.
+demo: export MALLOC_MMAP_THRESHOLD_ = 1073741824
+demo: export MALLOC_TRIM_THRESHOLD_ = 8589934592
 demo: .venv/.examples   ## the multilingual example, in small
 	$(BIN)/python -m benchmarks.multilingual --demo
 

@@ -79,8 +79,7 @@ class _Layout:
         if self.places is None:
             return states
         padded = states.new_zeros(self.mask.numel(), states.shape[-1])
-        padded = padded.index_copy(0, self.places, states)
-        return padded.view(*self.mask.shape, -1)
+        return padded.index_copy(0, self.places, states).view(*self.mask.shape, -1)
 
 
 class _Layer(nn.Module):
@@ -100,7 +99,7 @@ class _Layer(nn.Module):
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, shape.inner)})
         self.output = _sublayer(shape.inner, width, shape.eps)
 
-    def forward(self, hidden: Tensor, layout: "_Layout") -> Tensor:
+    def forward(self, hidden: Tensor, layout: _Layout) -> Tensor:
         """Map the hidden states of a layout."""
         query, key, value = (
             layout.spread(project(hidden)).unflatten(-1, [self.heads, -1]).transpose(1, 2)

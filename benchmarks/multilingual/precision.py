@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def bfloat16(device: str) -> Iterator[None]:
-    """Run linear layers in bfloat16: `torch.autocast`, which a CPU without such instructions takes minutes for.
+    """Run linear layers in bfloat16: `torch.autocast`, which is far slower on a CPU without such instructions.
 
     There the same products are taken in float32: of factors rounded to bfloat16, with sums in float32, rounded to
     bfloat16, forward and backward. So runs of different machines differ by the order of sums alone.
@@ -37,7 +37,8 @@ class Rounded(TorchFunctionMode):
         if func is not torch.nn.functional.linear:
             return func(*args, **(kwargs or {}))
         with torch.autocast("cpu", enabled=False):
-            return func(*(_round(part) for part in args)).bfloat16()
+            rounded = {name: _round(part) for name, part in (kwargs or {}).items()}
+            return func(*map(_round, args), **rounded).bfloat16()
 
 
 def _round(part: Tensor | None) -> Tensor | None:

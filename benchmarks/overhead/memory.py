@@ -29,12 +29,13 @@ def measure(name: str, setting: Setting, losses: int, stepper: str, device: str)
         well, its last words.
     """
     cell = {"device": device, "model": name, "setting": setting, "losses": losses, "stepper": stepper}
-    found = _elsewhere(cell, {})
-    if isinstance(found, str):
-        return cell | {"failed": found}
-    measured = cell | dict(zip(("bytes", "values"), found, strict=True))
-    used = _elsewhere(cell, _MAPPED) if device == "cpu" else None
-    return measured if used is None or isinstance(used, str) else measured | {"used": used[0]}
+    measured: Record = {}
+    for which, environment in (("bytes", {}), ("used", _MAPPED))[: 2 if device == "cpu" else 1]:
+        found = _elsewhere(cell, environment)
+        if isinstance(found, str):
+            return cell | {"failed": found}
+        measured[which], measured["values"] = found
+    return cell | measured
 
 
 def _elsewhere(cell: Record, environment: dict[str, str]) -> tuple[int, int] | str:

@@ -5,6 +5,7 @@ steppers.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,17 @@ def page(record: Row) -> str:
         on = of_device(record, device)
         where = "" if device == "cpu" else f"{device}, "
         for model, setting in _pairs(on["times"] + on["memory"]):
-            for part, what, cell in (
-                ("times", "time / m passes", time_cell),
-                ("memory", "gradients above m passes", memory_cell),
-                ("memory", "gradients above m passes, in use", used_cell),
+            times, memory = (
+                [row for row in on[part] if (row["model"], row["setting"]) == (model, setting)]
+                for part in ("times", "memory")
+            )
+            used = [row for row in memory if "used" in row]
+            for rows, what, cell in (
+                (times, "time / m passes", time_cell),
+                (memory, "gradients above m passes", memory_cell),
+                (used, "gradients above m passes, in use", partial(memory_cell, which="used")),
             ):
-                rows = [row for row in on[part] if (row["model"], row["setting"]) == (model, setting)]
-                if rows and (cell is not used_cell or any("used" in row for row in rows)):
+                if rows:
                     parts.append(_steppers(f"{where}{model}, {setting}: {what}", rows, cell))
         parts += [_profile(where, model, setting, on["profile"]) for model, setting in _pairs(on["profile"])]
         parts += _scaling(where, on["scaling"])
@@ -50,15 +55,9 @@ def time_cell(row: Row, rows: Sequence[Row]) -> str:
     return f"{row['ratio']:.2f} ({row['low']:.2f}–{row['high']:.2f})"
 
 
-def memory_cell(row: Row, rows: Sequence[Row]) -> str:
+def memory_cell(row: Row, rows: Sequence[Row], which: str = "bytes") -> str:
     """Return a number of gradients."""
-    found = gradients(row, rows)
-    return "" if found is None else f"{found:.1f}"
-
-
-def used_cell(row: Row, rows: Sequence[Row]) -> str:
-    """Return a number of gradients, without what the allocator keeps."""
-    found = gradients(row, rows, "used")
+    found = gradients(row, rows, which)
     return "" if found is None else f"{found:.1f}"
 
 

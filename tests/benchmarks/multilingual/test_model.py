@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from benchmarks.multilingual import e5
+from benchmarks.multilingual import e5, precision
 from benchmarks.multilingual.backbone import Backbone, collate, encode, mean_pool
 from benchmarks.multilingual.encoder import Encoder, Shape, TrimmedEmbedding
 from benchmarks.multilingual.precision import Rounded
@@ -93,6 +93,27 @@ def test_products_of_bfloat16_without_its_instructions_are_those_with_them(bias:
         assert ours is not None
         assert ours.dtype is native.dtype
         assert torch.equal(ours, native)
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_products_are_rounded_by_hand_where_instructions_are_missing_alone(
+    has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Rounded] = []
+
+    def rounded() -> Rounded:
+        made.append(Rounded())
+        return made[-1]
+
+    monkeypatch.setattr(precision, "Rounded", rounded)
+    monkeypatch.setattr(precision, "_has_instructions", lambda: has)
+    states, weight, bias = torch.rand(2, 3), torch.rand(4, 3), torch.rand(4)
+    with precision.bfloat16("cpu"):
+        by_place = torch.nn.functional.linear(states, weight, bias)
+        by_name = torch.nn.functional.linear(states, weight=weight, bias=bias)
+    assert len(made) == (not has)
+    assert by_place.dtype is by_name.dtype is torch.bfloat16
+    assert torch.equal(by_place, by_name)
 
 
 def test_padding_does_not_change_what_is_encoded() -> None:

@@ -5,6 +5,7 @@ import itertools
 import math
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from hypothesis import given
@@ -129,3 +130,19 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
         assert first[1] > second[1]
     for point in points:
         assert any(best[0] >= point[0] and best[1] >= point[1] for best in front)
+
+
+def test_the_picture_of_the_front_names_what_has_hardly_learnt_and_leaves_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [made_up("probe", [0.0, 0.64], [0.9, 0.9]), made_up("sum", [0.0, 0.8], [0.9, 0.3])]
+    runs.append(made_up("l2sp", [0.0, 0.9], [0.9, 0.3]))
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    plots.front(runs, tmp_path / "front.png")
+    figure = plt.gcf()
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [runs[2].label, runs[1].label, f"{runs[0].label}: at 0.640 and 0.320"]
+    low, high = figure.axes[0].get_xlim()
+    assert 0.64 < low < 0.8 < 0.9 < high
+    monkeypatch.undo()
+    plt.close(figure)

@@ -1,12 +1,15 @@
 """Forgetting objectives in closed form: how far the parameters have moved from where they stood.
 
-In: parameters and where they stood. Out: ∇f₀ block by block. May import: nothing of mgrad. Knows no optimizer.
+In: parameters and where they stood. Out: ∇f₀ block by block. May import: compiled. Knows no optimizer.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from mgrad.compiled import Difference
 
 
 class Anchor:
@@ -204,7 +207,7 @@ class Pull:
     """A block of g₀, F(θ − θ₀) and gradients beside it, that is formed piece by piece where it is read."""
 
     def __init__(self, parameter: Tensor, start: Tensor, weight: Tensor | float, losses: Sequence[Tensor]) -> None:
-        """Lay the values in a line.
+        """Keep what it is formed of.
 
         Args:
             parameter: a block of θ.
@@ -212,19 +215,31 @@ class Pull:
             weight: as of `pull_back`.
             losses: the same block of gradients that are added.
         """
-        self.parameter, self.start = parameter.detach().reshape(-1), start.reshape(-1)
-        self.weight = weight.expand_as(start).reshape(-1) if isinstance(weight, Tensor) else weight
-        self.losses = [block.detach().reshape(-1) for block in losses]
+        self.parameter, self.start, self.weight, self.losses = parameter, start, weight, losses
 
     def numel(self) -> int:
         """Return the number of values."""
-        return len(self.parameter)
+        return self.parameter.numel()
+
+    @cached_property
+    def _lines(self) -> tuple[Tensor, Tensor, Tensor | float, list[Tensor]]:
+        """The same with the values in a line."""
+        weight, start = self.weight, self.start
+        line = weight.expand_as(start).reshape(-1) if isinstance(weight, Tensor) else weight
+        losses = [block.detach().reshape(-1) for block in self.losses]
+        return self.parameter.detach().reshape(-1), start.reshape(-1), line, losses
 
     def piece(self, start: int, stop: int) -> Tensor:
         """Return some of the values, a new tensor."""
         part = slice(start, stop)
-        weight = self.weight[part] if isinstance(self.weight, Tensor) else self.weight
-        block = pull_back(self.parameter[part], self.start[part], weight)
-        for loss in self.losses:
+        parameter, reference, weight, losses = self._lines
+        block = pull_back(parameter[part], reference[part], weight[part] if isinstance(weight, Tensor) else weight)
+        for loss in losses:
             block.add_(loss[part])
         return block
+
+    def difference(self) -> Difference | None:
+        """Return θ and θ₀, if there is nothing else to it."""
+        if self.losses or isinstance(self.weight, Tensor) or self.start.dtype is not self.parameter.dtype:
+            return None
+        return Difference(self.parameter, self.start, self.weight)

@@ -2,7 +2,7 @@
 
 In: parameters and what autograd leaves in `.grad`. Out: G, on the host or on their device, and one block of the
 direction per parameter.
-May import: nothing of mgrad. Knows no optimizer.
+May import: compiled. Knows no optimizer.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from mgrad import compiled
+from mgrad.compiled import Difference, Table
+
 
 class Lazy(Protocol):
     """A block that is formed piece by piece where it is read, and never stands in memory as a whole."""
@@ -22,6 +25,9 @@ class Lazy(Protocol):
 
     def piece(self, start: int, stop: int) -> Tensor:
         """Return some of its values, flat, as a new tensor."""
+
+    def difference(self) -> Difference | None:
+        """Return what it is the difference of, if it is one."""
 
 
 Block = Tensor | Lazy
@@ -36,7 +42,9 @@ _TOGETHER = {"cpu": 1 << 19, "cuda": 1 << 22}  # values of the direction that ar
 _SHARE = 1 << 13  # values of a window whose products are summed in its own type
 _PIECE = 1 << 15  # values whose products are summed in float32: few enough to lose little, enough to be cheap
 _FEW = 8  # rows of which half of the products take as long as all
-_MANY = 1 << 17  # values from which on float64 products cost more than they are worth where float32 resolves G
+# Values from which on float64 products cost more than they are worth where float32 resolves G, and compiled loops less
+# than calls of torch.
+_MANY = 1 << 17
 # What a sum of a share may lose, relative to the lengths (math.md, 120): BLAS adds up eight at a time at least.
 _LOSS = _SHARE / 8 * 2.0**-24
 _RESOLVED = 1 / 16  # by which quadratic forms of G may be wrong at worst (math.md, 121)
@@ -118,7 +126,7 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.devic
 
     The products of many float32 values on a CPU are taken in float32 piece by piece, if that resolves G: where the rows
     are nearly dependent, or their squares leave the range of float32, they are read once more, in float64 (math.md,
-    120-121).
+    120-121). Where numba is installed, its loops read those of contiguous float32 at the speed of memory.
 
     Args:
         rows: k rows; a block of any floating-point dtype.
@@ -130,7 +138,7 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.devic
     Returns:
         [k, k], float64, at home; what comes from other devices comes in one transfer each.
 
-    Cost: k²n multiplications, k windows of memory besides the rows.
+    Cost: k²n multiplications, k windows of memory besides the rows; half and none in the loops.
     """
     devices: dict[torch.device, list[Tensor]] = {}
     for parameter in parameters:
@@ -141,11 +149,27 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.devic
         size = sum(parameter.numel() for parameter in here)
         narrow = metric is None and device.type == "cpu" and size >= _MANY
         narrow = narrow and all(parameter.dtype is not torch.float64 for parameter in here)
-        products = _products(everything, here, size, torch.float32 if narrow else torch.float64, metric is not None)
-        if narrow and not _is_resolved(products, rows, here, size):
-            products = _products(everything, here, size, torch.float64, False)
+        products = _single(rows, here) if narrow else None
+        if products is None or not _is_resolved(products, rows, here, size):
+            products = _products(everything, here, size, torch.float64, metric is not None)
         total += products.to(home)
     return total
+
+
+def _single(rows: Sequence[Row], parameters: Sequence[Tensor]) -> Tensor:
+    """Return the inner products of the rows on a CPU, in float32: by loops where they can be had, else by BLAS."""
+    table, rest = Table(len(rows)), parameters
+    if compiled.loops() is not None:
+        rest = [parameter for parameter in parameters if not table.add([_readable(row(parameter)) for row in rows])]
+    products = table.products()
+    if rest:
+        products += _products(rows, rest, sum(parameter.numel() for parameter in rest), torch.float32, False)
+    return products
+
+
+def _readable(block: Block | None) -> Any:
+    """Return a block as what loops may read, or itself."""
+    return block if block is None or isinstance(block, Tensor) else block.difference() or block
 
 
 def _products(rows: Sequence[Row], parameters: Sequence[Tensor], size: int, dtype: torch.dtype, metric: bool) -> Tensor:
@@ -331,8 +355,12 @@ def combine(
     """
     directions: list[Tensor | None] = []
     batches: dict[Any, _Batch] = {}  # by what they have in common
+    known = [factor for factor in coefficients if not isinstance(factor, Tensor)]
+    many = sum(parameter.numel() for parameter in parameters if parameter.device.type == "cpu") >= _MANY
+    table = Table(len(rows)) if many and len(known) == len(rows) and compiled.loops() is not None else None
     for parameter in parameters:
-        present = [(i, block) for i, row in enumerate(rows) if (block := row(parameter)) is not None]
+        every = [row(parameter) for row in rows]
+        present = [(i, block) for i, block in enumerate(every) if block is not None]
         if not present:
             directions.append(None)
             continue
@@ -341,6 +369,10 @@ def combine(
         own = isinstance(first, Tensor) and not keep and first.is_contiguous() and first.dtype is kind
         target = first.detach() if own else torch.empty(parameter.shape, dtype=kind, device=device)
         directions.append(target)
+        if table is not None and device.type == "cpu" and table.add([_readable(block) for block in every], target):
+            if own:
+                torch.autograd.graph.increment_version(target)  # autograd is to know what is overwritten
+            continue
         key = device, kind, own, where
         if key not in batches:
             limit = _TOGETHER.get(device.type, _TOGETHER["cuda"])
@@ -348,6 +380,8 @@ def combine(
         batches[key].add(target, [_flat(block) for block in blocks])
     for batch in batches.values():
         batch.form()
+    if table is not None:
+        table.combine(known)
     return directions
 
 

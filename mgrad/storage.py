@@ -51,6 +51,9 @@ class OnHost:
             self.ready.wait(torch.cuda.current_stream(self.device))
         return self.values[start:stop].to(self.device, non_blocking=True, copy=True).mul_(self.factor)
 
+    def difference(self) -> None:
+        """Say that it is none."""
+
 
 _streams: dict[torch.device, torch.cuda.Stream] = {}  # on which copies to the host run beside the backward passes
 

@@ -22,7 +22,7 @@ from benchmarks.overhead.peers import EVERYONE
 from benchmarks.overhead.record import PARTS, Record
 from benchmarks.overhead.steppers import REFERENCE, SETTINGS
 
-PACKAGES = ("torch", "torchjd", "pytorch_optimizer", "conflictfree", "peft")
+PACKAGES = ("torch", "torchjd", "pytorch_optimizer", "conflictfree", "peft", "numba")
 STEPS, OTHERS = 10_000_000, 5  # the n at which m varies, and the m at which n varies
 
 

@@ -1,6 +1,7 @@
 """The memory that a step takes at most, in a process of its own.
 
-In: a model, a setting, a number of losses, a stepper. Out: a record. May import: models, peers, multilingual.memory.
+In: a model, a setting, a number of losses, a stepper. Out: a record. May import: models, peers, multilingual.memory,
+mgrad.compiled.
 """
 
 import json
@@ -14,6 +15,7 @@ import torch
 from benchmarks.multilingual.memory import Peak
 from benchmarks.overhead.models import Setting, build
 from benchmarks.overhead.peers import EVERYONE
+from mgrad import compiled
 
 Record = dict[str, Any]
 # With this glibc maps every large block by itself and unmaps it when it is free: what is resident is what is in use.
@@ -55,6 +57,7 @@ def _peak(cell: Record) -> tuple[int, int]:
     small = start(build("tiny", cell["losses"], cell["setting"], cell["device"]))
     small()
     small()
+    compiled.loops()  # of large models only
     del small
     with torch.device(cell["device"]):
         peak.reset()

@@ -1,0 +1,153 @@
+"""Blocks of rows that stand in float32 on a CPU, read once each by compiled loops where numba is installed.
+
+In: blocks. Out: their inner products; their combination. May import: kernels, where numba is.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_PART = 1 << 16  # values of each row that are worth a thread
+_PARTS = 4  # for each thread, as others may be held up
+_PLAIN = Tensor, torch.nn.Parameter  # and no subclass, which may stand elsewhere
+
+Part = TypeVar("Part")
+
+
+class Difference(NamedTuple):
+    """A block factor·(x − y) that stands nowhere.
+
+    Attributes:
+        x: its values, of any shape.
+        y: as many.
+        factor: a number.
+    """
+
+    x: Tensor
+    y: Tensor
+    factor: float
+
+
+@cache
+def loops() -> Any:
+    """Return the compiled loops, None without numba; the first call compiles, which takes some seconds."""
+    try:
+        from mgrad import kernels
+    except ImportError:  # not installed, or not for this NumPy
+        return None
+    return kernels
+
+
+class Table:
+    """Where the blocks of some rows stand, parameter by parameter; there must be `loops` to read them by.
+
+    Args:
+        count: k, the number of rows.
+    """
+
+    def __init__(self, count: int) -> None:
+        """Begin with no parameters."""
+        self.count = count
+        self.size = 0  # values of each row
+        self._held: list[Any] = []  # what the addresses are of
+        self._places: list[tuple[int, ...]] = []
+        self._others: list[tuple[int, ...]] = []
+        self._factors: list[tuple[float, ...]] = []
+        self._sizes: list[int] = []
+        self._targets: list[Tensor] = []
+
+    def add(self, blocks: Sequence[Any], target: Tensor | None = None) -> bool:
+        """Take one parameter's blocks, if they can be read where they stand.
+
+        Args:
+            blocks: of each row, on the CPU and dense: a tensor, a `Difference`, or None for 0; anything else cannot be
+                read here.
+            target: what the combination is written to, contiguous and of the parameter's type; it may be one of the
+                tensors.
+
+        Returns:
+            Whether they were taken: that needs contiguous float32.
+        """
+        if target is not None and target.dtype is not torch.float32:
+            return False
+        size, found = 0, []
+        for block in blocks:
+            if block is None:
+                found.append((0, 0, 1.0))
+                continue
+            x, y, factor = block if type(block) is Difference else (block, None, 1.0)
+            if not _is_plain(x) or not (y is None or _is_plain(y)):
+                return False
+            found.append((x.data_ptr(), 0 if y is None else y.data_ptr(), factor))
+            size = x.numel()
+        places, others, factors = zip(*found, strict=True)
+        self._places.append(places)
+        self._others.append(others)
+        self._factors.append(factors)
+        self._sizes.append(size)
+        self._held.append(blocks)
+        self.size += size
+        if target is not None:
+            self._targets.append(target)
+        return True
+
+    def products(self) -> Tensor:
+        """Return the inner products of the rows [k, k], float64: sums of float32 ones of few values (math.md, 120).
+
+        Cost: k²n/2 multiplications, one read of each row; no memory of its own.
+        """
+        if not self.size:
+            return torch.zeros(self.count, self.count, dtype=torch.float64, device="cpu")
+        width = -(-self.count // loops().TILE) * loops().TILE
+        table = self._table(width)
+
+        def part(begin: int, end: int) -> NDArray[np.float64]:
+            scratch = np.zeros((width + 1) * loops().BLOCK, np.float32)
+            found: NDArray[np.float64] = loops().products(*table, begin, end, scratch.ctypes.data)
+            return found
+
+        upper = np.triu(np.sum(self._parts(part), axis=0)[: self.count, : self.count])
+        return torch.from_numpy(upper + np.triu(upper, 1).T)
+
+    def combine(self, coefficients: Sequence[float]) -> None:
+        """Write Σ coefficientsᵢ·rowᵢ to the targets; a row whose number is 0 is not read.
+
+        Args:
+            coefficients: k numbers.
+
+        Cost: one read of each row and one write.
+        """
+        if not self.size:
+            return
+        places, others, factors, sizes = self._table(self.count)
+        factors = (factors * np.array(coefficients)).astype(np.float32)
+        targets = np.array([target.data_ptr() for target in self._targets], np.uint64)
+        self._parts(lambda begin, end: loops().combine(targets, places, others, factors, sizes, begin, end))
+
+    def _table(self, width: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return addresses, those of what is subtracted, factors and sizes; rows of zeros fill up the width."""
+        more = (0, 0), (0, width - self.count)
+        kinds = (self._places, np.uint64), (self._others, np.uint64), (self._factors, np.float32)
+        places, others, factors = (np.pad(np.array(of, kind), more) for of, kind in kinds)
+        return places, others, factors, np.array(self._sizes, np.int64)
+
+    def _parts(self, run: Callable[[int, int], Part]) -> list[Part]:
+        """Run over parts of the values in as many threads as torch has; they end here, as a fork would lose them."""
+        threads = max(1, min(torch.get_num_threads(), self.size // _PART))
+        if threads == 1:
+            return [run(0, self.size)]
+        parts = _PARTS * threads
+        bounds = [self.size * i // parts for i in range(parts + 1)]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(run, bounds[:-1], bounds[1:]))
+
+
+def _is_plain(tensor: Any) -> bool:
+    """Tell whether a tensor's values stand one after the other in float32, at its address."""
+    return type(tensor) in _PLAIN and tensor.dtype is torch.float32 and tensor.is_contiguous() and not tensor.is_neg()

@@ -1,0 +1,219 @@
+"""Compiled loops read blocks where they stand: their products and sums are those of float64 to a bound, or none are."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import Linear, Parameter
+
+from mgrad import LessForgetting, compiled, jacobian
+from mgrad.anchor import Pull
+from mgrad.compiled import Difference, Table
+
+Block = Tensor | Difference | None
+EPS = 2.0**-24  # of a rounding to float32
+K = 512  # products in a sum of float32
+
+
+def random(size: int, seed: int) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+def dense(block: Block, size: int) -> Tensor:
+    """Return the values of a block in float64; those of a difference as float32 forms them."""
+    if block is None:
+        return torch.zeros(size, dtype=torch.float64)
+    if isinstance(block, Difference):
+        return (block.factor * (block.x - block.y)).double().flatten()
+    return block.double().flatten()
+
+
+def flat(table: Sequence[Sequence[Block]]) -> Tensor:
+    """Return rows [k, n], from the blocks of each parameter; sizes are those of what is there."""
+    columns = []
+    for blocks in table:
+        size = max((len(dense(block, 0)) for block in blocks), default=0)
+        columns.append(torch.stack([dense(block, size) for block in blocks]))
+    return torch.cat(columns, dim=1)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[list[Block]]:
+    """Draw the blocks of a few parameters: of sizes about K, in any unit, missing, differences, equal, opposite."""
+    count, seed = draw(st.integers(1, 8)), draw(st.integers(0, 2**31))
+    # A missing block is one of every parameter or of some.
+    sizes = draw(st.lists(st.sampled_from([0, 1, 3, K - 1, K, K + 1, 2 * K, 3 * K + 7]), min_size=1, max_size=4))
+    table: list[list[Block]] = []
+    for p, size in enumerate(sizes):
+        blocks: list[Block] = []
+        for i in range(count):
+            kind = draw(st.sampled_from(["row", "row", "row", "none", "way", "first", "opposite"]))
+            scale = 10.0 ** draw(st.integers(-12, 12))
+            values = scale * random(size, seed + 100 * p + i)
+            if kind == "way":
+                blocks.append(Difference(values, scale * random(size, seed + 7000 + i), draw(st.floats(0.0, 2.0))))
+            elif kind in {"first", "opposite"} and blocks and isinstance(first := blocks[0], Tensor):
+                blocks.append(first * (1.0 if kind == "first" else -1.0))
+            else:
+                blocks.append(None if kind == "none" else values)
+        if all(block is None for block in blocks):
+            blocks[0] = random(size, seed)
+        table.append(blocks)
+    return table
+
+
+class TestProducts:
+    @given(tables(), st.sampled_from([1, 2, 3]))
+    def test_are_those_of_float64_to_the_bound(self, table: list[list[Block]], threads: int) -> None:
+        """K products, in any order, lose K·ε of their absolute values at most, and what underflows (math.md, 120)."""
+        found, J = products(table, threads), flat(table)
+        lengths = J.norm(dim=1)
+        assert torch.equal(found, found.T)
+        assert ((found - J @ J.T).abs() <= K * EPS * lengths[:, None] * lengths + J.shape[1] * 2.0**-126).all()
+
+    @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+    @pytest.mark.parametrize("place", [0, K, 3 * K])
+    def test_what_is_not_finite_stays_so(self, value: float, place: int) -> None:
+        """The solver refuses such rows by what it sees of them in G; loops may reorder sums, not lose this."""
+        g, h = random(3 * K + 1, 0), random(3 * K + 1, 1)
+        g[place] = value
+        found = products([[g, h, None]])
+        assert not found[0, 0].isfinite()
+        assert not found[0, 1].isfinite()
+        assert found[1, 1].isfinite()
+        assert found[2, 2] == 0.0
+
+    def test_of_nothing_are_0(self) -> None:
+        assert torch.equal(Table(2).products(), torch.zeros(2, 2, dtype=torch.float64))
+
+
+class TestCombine:
+    @given(tables(), st.sampled_from([1, 2, 3]), st.data())
+    def test_is_the_weighted_sum_to_rounding(self, table: list[list[Block]], threads: int, data: st.DataObject) -> None:
+        """k products and sums of float32, and a rounding of each difference: (2k + 1)ε of the absolute values."""
+        factors = data.draw(st.lists(st.floats(-3, 3, width=16), min_size=len(table[0]), max_size=len(table[0])))
+        J, c = flat(table), torch.tensor(factors, dtype=torch.float64)
+        size = c.abs() @ J.abs()
+        targets = combine(table, factors, threads)
+        found = torch.cat([target.flatten() for target in targets]).double()
+        assert ((found - c @ J).abs() <= (2 * len(c) + 1) * EPS * size + 2.0**-126).all()
+
+    def test_a_row_of_factor_0_is_not_read(self) -> None:
+        g, h = random(K, 0), torch.full((K,), float("nan"))
+        (target,) = combine([[g, h]], [2.0, 0.0])
+        assert torch.equal(target, 2 * g)
+
+
+class Tagged(Tensor):
+    """A tensor of a type of its own, which may hold its values elsewhere."""
+
+
+REFUSED: dict[str, Callable[[], Any]] = {
+    "float64": lambda: torch.ones(4, dtype=torch.float64),
+    "bfloat16": lambda: torch.ones(4, dtype=torch.bfloat16),
+    "not contiguous": lambda: torch.ones(4, 2)[:, 0],
+    "negative by a flag": lambda: torch.ones(4, dtype=torch.complex64).conj().imag,
+    "a subclass": lambda: torch.ones(4).as_subclass(Tagged),
+    "a difference from bfloat16": lambda: Difference(torch.ones(4), torch.ones(4, dtype=torch.bfloat16), 1.0),
+    "formed piece by piece": lambda: Pull(torch.ones(4), torch.ones(4), 1.0, [torch.ones(4)]),
+}
+
+
+class TestAdd:
+    @pytest.mark.parametrize("kind", REFUSED)
+    def test_takes_nothing_of_a_parameter_that_it_cannot_read(self, kind: str) -> None:
+        table = Table(2)
+        assert not table.add([torch.ones(4), REFUSED[kind]()])
+        assert table.add([torch.ones(4), None])
+        assert table.products().tolist() == [[4.0, 0.0], [0.0, 0.0]]
+
+    def test_takes_no_target_of_another_type(self) -> None:
+        assert not Table(1).add([torch.ones(4)], torch.ones(4, dtype=torch.bfloat16))
+
+
+class TestStep:
+    """A whole step is the same with and without the loops."""
+
+    def direction(self, **options: Any) -> tuple[Tensor, Any]:
+        torch.manual_seed(0)
+        model = Linear(400, 400)
+        opt = LessForgetting(torch.optim.SGD(model.parameters(), lr=0.1), **options)
+        x = torch.randn(3, 8, 400)
+        for k in range(2):  # θ − θ₀ is 0 at first
+            opt.zero_grad()
+            opt.backward([model(batch).square().mean() for batch in x])
+            direction = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+            if k == 0:
+                opt.step()
+        return direction, opt.report
+
+    def test_tells_autograd_what_it_overwrites(self) -> None:
+        w, g = torch.zeros(2**17), random(2**17, 0)
+        kept = (Parameter(torch.ones(2**17)) * g).sum()  # its backward pass needs g as it is
+        (direction,) = jacobian.combine([{w: g}.get], [2.0], [w])
+        assert direction is not None
+        assert direction.data_ptr() == g.data_ptr()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            kept.backward()
+
+    @pytest.mark.parametrize("options", [{}, {"normalise": "gradient"}, {"enforce": "step"}], ids=str)
+    def test_is_that_of_torch(self, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        read: list[int] = []
+        single = jacobian._single
+        monkeypatch.setattr(jacobian, "_single", lambda *given: read.append(1) or single(*given))  # type: ignore[func-returns-value]
+        fast, report = self.direction(**options)
+        assert len(read) == 2
+        assert compiled.loops() is not None
+        monkeypatch.setattr(compiled, "loops", lambda: None)
+        slow, other = self.direction(**options)
+        # Each G is right to 2⁻¹⁴ of ‖gᵢ‖‖gⱼ‖ (120), and of rows as far from dependent as these λ to a few of it.
+        assert (fast - slow).norm() <= 2.0**-12 * slow.norm()
+        assert report.multipliers == pytest.approx(other.multipliers, rel=2.0**-12)
+
+
+def test_mgrad_works_where_numba_is_not_installed() -> None:
+    script = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import torch, mgrad\n"
+        "from mgrad import compiled\n"
+        "model = torch.nn.Linear(400, 400)\n"
+        "opt = mgrad.LessForgetting(torch.optim.SGD(model.parameters(), lr=0.1))\n"
+        "opt.backward([model(torch.ones(2, 400)).square().mean()])\n"
+        "opt.step()\n"
+        "assert compiled.loops() is None\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def products(table: Sequence[Sequence[Block]], threads: int = 2) -> Tensor:
+    """Return the products of a table's rows, in so many threads whatever the size."""
+    found: Tensor = _run(table, threads, lambda made: made.products())
+    return found
+
+
+def combine(table: Sequence[Sequence[Block]], factors: Sequence[float], threads: int = 2) -> list[Tensor]:
+    """Return the combination of a table's rows, in tensors of its own."""
+    targets = [torch.empty(max(len(dense(block, 0)) for block in blocks)) for blocks in table]
+    _run(table, threads, lambda made: made.combine(factors), targets)
+    return targets
+
+
+def _run(
+    table: Sequence[Sequence[Block]], threads: int, call: Callable[[Table], Any], targets: Sequence[Any] = ()
+) -> Any:
+    made, before = Table(len(table[0])), torch.get_num_threads()
+    for p, blocks in enumerate(table):
+        assert made.add(blocks, targets[p] if targets else None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "_PART", 1)
+        torch.set_num_threads(threads)
+        try:
+            return call(made)
+        finally:
+            torch.set_num_threads(before)

@@ -444,19 +444,19 @@ def shared_graphs(losses: Sequence[Tensor]) -> list[bool]:
 
     Cost: one visit of each operation of the graphs.
     """
-    seen: set[Node] = set()
+    leaf = -1
+    owners: dict[Node, int] = {}  # the last of the losses that an operation is of
     flags = []
-    for loss in reversed(losses):
-        shared, fresh, queue = False, set[Node](), [loss.grad_fn]
+    for place, loss in enumerate(reversed(losses)):
+        shared, queue = False, [] if loss.grad_fn is None else [loss.grad_fn]
         while queue:
             node = queue.pop()
-            if node is None or node in fresh or node.name() == "torch::autograd::AccumulateGrad":
-                continue
-            if node in seen:
+            owner = owners.get(node)
+            if owner is None:
+                edges = node.next_functions
+                owners[node] = place if edges else leaf
+                queue += [following for following, _ in edges if following is not None]
+            elif owner not in {place, leaf}:
                 shared = True
-                continue
-            fresh.add(node)
-            queue += [following for following, _ in node.next_functions]
-        seen |= fresh
         flags.append(shared)
     return flags[::-1]

@@ -262,9 +262,10 @@ class Separate(Summed):
 
     def combine(self, weights: Sequence[float]) -> None:
         """Make the weighted sum of the rows the gradient, and forget the rows."""
-        for place, parameter in enumerate(self.parameters):
-            rows = [row[place] for row in self.rows.values()]
-            parameter.grad = sum((w * row for w, row in zip(weights, rows, strict=True)), torch.zeros_like(parameter))
+        for parameter, first, *others in zip(self.parameters, *self.rows.values(), strict=True):
+            parameter.grad = first.mul_(weights[0])
+            for weight, other in zip(weights[1:], others, strict=True):
+                first.add_(other, alpha=weight)
         self.rows.clear()
 
 
@@ -287,7 +288,10 @@ class Weighted(Separate):
         if outside := self.outside():
             self.rows = {"": outside, **self.rows}
         rows = list(self.rows.values())
-        gramian = torch.stack([torch.stack([dot(first, second) for second in rows]) for first in rows])
+        gramian = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+        for i, first in enumerate(rows):
+            for j, second in enumerate(rows[: i + 1]):
+                gramian[i, j] = gramian[j, i] = dot(first, second)
         self.combine(self.weighting(gramian).tolist())
 
     def state_dict(self) -> dict[str, Any]:
@@ -314,8 +318,9 @@ class Projected(Separate):
         self.combine([1.0] * len(self.rows))
         summed = [p.grad for p in self.parameters if p.grad is not None]
         if memory and (against := dot(summed, memory)) < 0:
+            share = float(against / dot(memory, memory))
             for gradient, kept in zip(summed, memory, strict=True):
-                gradient.sub_(kept, alpha=float(against / dot(memory, memory)))
+                gradient.sub_(kept, alpha=share)
 
 
 def freeze_lower_half(encoder: nn.Module) -> None:

@@ -308,7 +308,7 @@ class Model:
         encoder = {"params": self.trainable, "lr": self.run.lr}
         method = METHODS[self.run.method]
         groups = [encoder, head] if train_encoder else [head]
-        base = torch.optim.AdamW(groups, betas=(method.momentum, 0.999), weight_decay=0.0)
+        base = torch.optim.AdamW(groups, betas=(method.momentum, 0.999), weight_decay=0.0, fused=True)
         if not train_encoder:
             return Summed(base, [])
         start = Start(base, self.trainable, self.run.strength, self.keeping, self.encoder, self.run.steps)

@@ -11,11 +11,13 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 help:   ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
+# Files side by side, each on one thread: pages of the docs share their variables.
+test: export OMP_NUM_THREADS = 1
 test: .venv/.test   ## lint, formatting, types, tests and the examples of the docs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # What a test makes is on the GPU then; `--device cpu` takes the same way on a host.
 test-gpu: .venv/.test   ## on a machine with CUDA: the tests of any device there, those of two devices, and what a step costs

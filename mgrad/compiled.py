@@ -3,9 +3,13 @@
 In: blocks. Out: their inner products; their combination. May import: kernels, where numba is.
 """
 
+import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
+from itertools import pairwise
+from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -39,7 +43,10 @@ def loops() -> Any:
     """Return the compiled loops, None without numba; the first call compiles, which takes some seconds."""
     try:
         from mgrad import kernels
-    except ImportError:  # not installed, or not for this NumPy
+    except ImportError:  # not installed, not for this NumPy, or switched off
+        return None
+    except Exception as error:  # a library of its is missing, a processor that it does not know, …
+        warnings.warn(f"numba cannot compile the loops of mgrad, which does without: {error!r}", stacklevel=2)
         return None
     return kernels
 
@@ -66,26 +73,26 @@ class Table:
         """Take one parameter's blocks, if they can be read where they stand.
 
         Args:
-            blocks: of each row, on the CPU and dense: a tensor, a `Difference`, or None for 0; anything else cannot be
-                read here.
+            blocks: of each row, dense: a tensor, a `Difference`, or None for 0; anything else cannot be read here.
             target: what the combination is written to, contiguous and of the parameter's type; it may be one of the
                 tensors.
 
         Returns:
-            Whether they were taken: that needs contiguous float32.
+            Whether they were taken: that needs contiguous float32, and as many values of each.
         """
+        size, found = -1 if target is None else target.numel(), []
         if target is not None and target.dtype is not torch.float32:
             return False
-        size, found = 0, []
         for block in blocks:
             if block is None:
                 found.append((0, 0, 1.0))
                 continue
             x, y, factor = block if type(block) is Difference else (block, None, 1.0)
-            if not _is_plain(x) or not (y is None or _is_plain(y)):
+            size = x.numel() if size < 0 and isinstance(x, Tensor) else size
+            if not _is_plain(x, size) or not (y is None or _is_plain(y, size)):
                 return False
             found.append((x.data_ptr(), 0 if y is None else y.data_ptr(), factor))
-            size = x.numel()
+        size = max(size, 0)  # of no block at all
         places, others, factors = zip(*found, strict=True)
         self._places.append(places)
         self._others.append(others)
@@ -138,16 +145,48 @@ class Table:
         return places, others, factors, np.array(self._sizes, np.int64)
 
     def _parts(self, run: Callable[[int, int], Part]) -> list[Part]:
-        """Run over parts of the values in as many threads as torch has; they end here, as a fork would lose them."""
-        threads = max(1, min(torch.get_num_threads(), self.size // _PART))
-        if threads == 1:
-            return [run(0, self.size)]
-        parts = _PARTS * threads
-        bounds = [self.size * i // parts for i in range(parts + 1)]
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(run, bounds[:-1], bounds[1:]))
+        """Return what is found over parts of the values, in order, by as many threads as torch has, this one among them.
+
+        The others end here: a pool would be lost by a fork, and would not be had while Python is shutting down.
+        """
+        count = max(1, min(torch.get_num_threads(), self.size // _PART))
+        bounds = [self.size * i // (_PARTS * count) for i in range(_PARTS * count + 1)]
+        parts = list(pairwise(bounds))
+        left, found, raised = deque(parts), dict[tuple[int, int], Part](), list[BaseException]()
+        threads = [Thread(target=self._work, args=(run, left, found, raised)) for _ in range(count - 1)]
+        with suppress(RuntimeError):  # no more threads are to be had
+            for thread in threads:
+                thread.start()
+        self._work(run, left, found, raised)
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+        if raised:
+            raise raised[0]
+        return [found[part] for part in parts]  # so that sums are the same every time
+
+    def _work(self, run: Any, left: deque[tuple[int, int]], found: Any, raised: list[BaseException]) -> None:
+        """Run over the next part until none is left; whoever does holds the table, and so the blocks."""
+        try:
+            while not raised:
+                try:
+                    part = left.popleft()
+                except IndexError:
+                    break
+                found[part] = run(*part)
+        except BaseException as error:  # of any thread, to be raised in the caller's
+            raised.append(error)
 
 
-def _is_plain(tensor: Any) -> bool:
-    """Tell whether a tensor's values stand one after the other in float32, at its address."""
-    return type(tensor) in _PLAIN and tensor.dtype is torch.float32 and tensor.is_contiguous() and not tensor.is_neg()
+def _is_plain(tensor: Any, size: int) -> bool:
+    """Tell whether so many values of a tensor stand one after the other in float32 at its address, on the CPU."""
+    return (
+        type(tensor) in _PLAIN
+        and tensor.dtype is torch.float32
+        and tensor.is_cpu
+        and tensor.numel() == size
+        and tensor.is_contiguous()
+        and not tensor.is_neg()
+        and not tensor.is_inference()
+        and (tensor.data_ptr() != 0 or size == 0)
+    )

@@ -39,6 +39,7 @@ on the parameter's device, of any floating-point dtype."""
 # its threads busy, and what Python does for them is little beside reading them; a GPU they fill.
 _WINDOW = {"cpu": (1 << 21, 1 << 19), "cuda": (1 << 24, 1 << 20)}
 _TOGETHER = {"cpu": 1 << 19, "cuda": 1 << 22}  # values of the direction that are formed together
+_HELD = 1 << 23  # values of each row that loops are given at once: blocks formed on the way are kept so long
 _SHARE = 1 << 13  # values of a window whose products are summed in its own type
 _PIECE = 1 << 15  # values whose products are summed in float32: few enough to lose little, enough to be cheap
 _FEW = 8  # rows of which half of the products take as long as all
@@ -158,13 +159,20 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.devic
 
 def _single(rows: Sequence[Row], parameters: Sequence[Tensor]) -> Tensor:
     """Return the inner products of the rows on a CPU, in float32: by loops where they can be had, else by BLAS."""
-    table, rest = Table(len(rows)), parameters
-    if compiled.loops() is not None:
-        rest = [parameter for parameter in parameters if not table.add([_readable(row(parameter)) for row in rows])]
-    products = table.products()
+    if compiled.loops() is None:
+        return _products(rows, parameters, sum(parameter.numel() for parameter in parameters), torch.float32, False)
+    table, rest = Table(len(rows)), []
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device="cpu")
+    for parameter in parameters:
+        if not table.add([_readable(row(parameter)) for row in rows]):
+            rest.append(parameter)
+        if table.size >= _HELD:
+            total += table.products()
+            table = Table(len(rows))
+    total += table.products()
     if rest:
-        products += _products(rows, rest, sum(parameter.numel() for parameter in rest), torch.float32, False)
-    return products
+        total += _products(rows, rest, sum(parameter.numel() for parameter in rest), torch.float32, False)
+    return total
 
 
 def _readable(block: Block | None) -> Any:
@@ -355,7 +363,7 @@ def combine(
     """
     directions: list[Tensor | None] = []
     batches: dict[Any, _Batch] = {}  # by what they have in common
-    known = [factor for factor in coefficients if not isinstance(factor, Tensor)]
+    known = [f for f in coefficients if not isinstance(f, Tensor) and abs(f) <= torch.finfo(torch.float32).max]
     many = sum(parameter.numel() for parameter in parameters if parameter.device.type == "cpu") >= _MANY
     table = Table(len(rows)) if many and len(known) == len(rows) and compiled.loops() is not None else None
     for parameter in parameters:
@@ -369,9 +377,12 @@ def combine(
         own = isinstance(first, Tensor) and not keep and first.is_contiguous() and first.dtype is kind
         target = first.detach() if own else torch.empty(parameter.shape, dtype=kind, device=device)
         directions.append(target)
-        if table is not None and device.type == "cpu" and table.add([_readable(block) for block in every], target):
+        if table is not None and table.add([_readable(block) for block in every], target):
             if own:
                 torch.autograd.graph.increment_version(target)  # autograd is to know what is overwritten
+            if table.size >= _HELD:
+                table.combine(known)
+                table = Table(len(rows))
             continue
         key = device, kind, own, where
         if key not in batches:

@@ -7,8 +7,11 @@ extra `fast` installs; only `compiled` imports this file.
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, config, njit, types
 from numba.extending import intrinsic
+
+if config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT leaves no compiler, without which the loops would take forever.")
 
 # Values whose products are summed in float32: few enough for (120) of math.md in any order, even one by one, and for
 # those of a dozen rows to stay in the nearest cache.

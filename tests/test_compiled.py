@@ -1,5 +1,6 @@
 """Compiled loops read blocks where they stand: their products and sums are those of float64 to a bound, or none are."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -83,11 +84,36 @@ class TestProducts:
         """The solver refuses such rows by what it sees of them in G; loops may reorder sums, not lose this."""
         g, h = random(3 * K + 1, 0), random(3 * K + 1, 1)
         g[place] = value
-        found = products([[g, h, None]])
-        assert not found[0, 0].isfinite()
-        assert not found[0, 1].isfinite()
+        way = Difference(g, h, 1.0)
+        found = products([[g, h, None, way]])
+        assert found[[0, 3]][:, [0, 1, 3]].isfinite().sum() == 0
         assert found[1, 1].isfinite()
-        assert found[2, 2] == 0.0
+        assert (found[2] == 0.0).sum() == 2  # 0 times what is not finite is no number
+        (total,) = combine([[g, h, None, way]], [1.0, 1.0, 1.0, -0.5])
+        assert total.isfinite().logical_not().nonzero().tolist() == [[place]]
+
+    def test_sums_of_float32_are_short(self) -> None:
+        """2²⁴ + 1 is no float32."""
+        g = torch.zeros(2 * K)
+        g[0], g[K] = 2.0**12, 1.0
+        assert products([[g]]).item() == 2**24 + 1
+
+    def test_are_the_same_every_time(self) -> None:
+        table: list[list[Block]] = [[random(100_000, i) for i in range(4)]]
+        first = products(table, threads=3)
+        assert all(torch.equal(products(table, threads=3), first) for _ in range(5))
+
+    def test_of_a_part_of_a_tensor_are_its_own(self) -> None:
+        g = random(20, 0)
+        assert products([[g[3:13]]]).item() == pytest.approx(float(g[3:13].double().square().sum()))
+
+    def test_an_error_in_any_thread_is_raised(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*given: Any) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(compiled.loops(), "products", fail)
+        with pytest.raises(MemoryError):
+            products([[random(100_000, 0)]], threads=3)
 
     def test_of_nothing_are_0(self) -> None:
         assert torch.equal(Table(2).products(), torch.zeros(2, 2, dtype=torch.float64))
@@ -114,7 +140,25 @@ class Tagged(Tensor):
     """A tensor of a type of its own, which may hold its values elsewhere."""
 
 
+def inference() -> Tensor:
+    with torch.inference_mode():
+        return torch.ones(4)
+
+
+def released() -> Tensor:
+    block = torch.ones(4)
+    block.untyped_storage().resize_(0)
+    return block
+
+
 REFUSED: dict[str, Callable[[], Any]] = {
+    "more values": lambda: torch.ones(5),
+    "fewer values to subtract": lambda: Difference(torch.ones(4), torch.ones(3), 1.0),
+    "on another device": lambda: torch.ones(4, device="meta"),
+    "on another device to subtract": lambda: Difference(torch.ones(4), torch.ones(4, device="meta"), 1.0),
+    "released": released,
+    "not to be changed": inference,
+    "not contiguous to subtract": lambda: Difference(torch.ones(4), torch.ones(4, 2)[:, 0], 1.0),
     "float64": lambda: torch.ones(4, dtype=torch.float64),
     "bfloat16": lambda: torch.ones(4, dtype=torch.bfloat16),
     "not contiguous": lambda: torch.ones(4, 2)[:, 0],
@@ -153,6 +197,25 @@ class TestStep:
                 opt.step()
         return direction, opt.report
 
+    def test_parameters_that_loops_cannot_read_count_as_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of integers, whose sums are exact; in several tables, too."""
+        generator = torch.Generator().manual_seed(0)
+        parameters = [torch.zeros(300, 300), torch.zeros(300, 300), torch.zeros(200, 300)]
+        blocks = [torch.randint(-4, 5, (3, *p.shape), generator=generator).float() for p in parameters]
+        laid = [blocks[0], blocks[1].transpose(1, 2).contiguous().transpose(1, 2), blocks[2]]
+        rows = [{p: of[i] for p, of in zip(parameters, laid, strict=True)}.get for i in range(3)]
+        J = torch.cat([of.double().flatten(1) for of in blocks], dim=1)
+        for held in (1 << 23, 1):
+            monkeypatch.setattr(jacobian, "_HELD", held)
+            assert torch.equal(jacobian.gramian(rows, parameters, torch.device("cpu")), J @ J.T)
+            total = jacobian.combine(rows, [2.0, 0.0, -3.0], parameters, keep=True)
+            assert torch.equal(torch.cat([t.flatten() for t in total if t is not None]).double(), 2 * J[0] - 3 * J[2])
+
+    def test_coefficients_beyond_float32_are_refused_as_by_torch(self) -> None:
+        w = torch.zeros(2**17)
+        with pytest.raises(RuntimeError, match="overflow"):
+            jacobian.combine([{w: random(2**17, i)}.get for i in range(2)], [1.0, 1e40], [w])
+
     def test_tells_autograd_what_it_overwrites(self) -> None:
         w, g = torch.zeros(2**17), random(2**17, 0)
         kept = (Parameter(torch.ones(2**17)) * g).sum()  # its backward pass needs g as it is
@@ -177,18 +240,44 @@ class TestStep:
         assert report.multipliers == pytest.approx(other.multipliers, rel=2.0**-12)
 
 
-def test_mgrad_works_where_numba_is_not_installed() -> None:
-    script = (
-        "import sys; sys.modules['numba'] = None\n"
-        "import torch, mgrad\n"
-        "from mgrad import compiled\n"
-        "model = torch.nn.Linear(400, 400)\n"
-        "opt = mgrad.LessForgetting(torch.optim.SGD(model.parameters(), lr=0.1))\n"
-        "opt.backward([model(torch.ones(2, 400)).square().mean()])\n"
-        "opt.step()\n"
-        "assert compiled.loops() is None\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
+STEP = (
+    "import torch, mgrad\n"
+    "from mgrad import compiled\n"
+    "model = torch.nn.Linear(400, 400)\n"
+    "opt = mgrad.LessForgetting(torch.optim.SGD(model.parameters(), lr=0.1))\n"
+    "opt.backward([model(torch.ones(2, 400)).square().mean()])\n"
+    "opt.step()\n"
+)
+
+
+NOT_INSTALLED = "import sys; sys.modules['numba'] = None\n"
+BROKEN = "import numba\ndef njit(*given, **named): raise OSError('no LLVM')\nnumba.njit = njit\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "environment", "warnings"),
+    [(NOT_INSTALLED, {}, 0), ("", {"NUMBA_DISABLE_JIT": "1"}, 0), (BROKEN, {}, 1)],
+    ids=["not installed", "switched off", "broken"],
+)
+def test_mgrad_works_where_numba_does_not(before: str, environment: dict[str, str], warnings: int) -> None:
+    command = [sys.executable, "-c", f"{before}{STEP}assert compiled.loops() is None"]
+    process = subprocess.run(command, check=True, env=os.environ | environment, capture_output=True, text=True)
+    assert process.stderr.count("numba cannot compile the loops of mgrad") == warnings
+
+
+def test_a_thread_may_train_while_python_ends() -> None:
+    script = f"""
+import threading, time
+def train():
+    time.sleep(1)
+    exec({STEP!r}, {{}})
+    print("done")
+import torch
+torch.set_num_threads(2)
+threading.Thread(target=train).start()
+"""
+    process = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert process.stdout == "done\n"
 
 
 def products(table: Sequence[Sequence[Block]], threads: int = 2) -> Tensor:

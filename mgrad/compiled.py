@@ -145,7 +145,7 @@ class Table:
         return places, others, factors, np.array(self._sizes, np.int64)
 
     def _parts(self, run: Callable[[int, int], Part]) -> list[Part]:
-        """Return what is found over parts of the values, in order, by as many threads as torch has, this one among them.
+        """Return what is found over parts of the values, in order, in as many threads as torch has, this one too.
 
         The others end here: a pool would be lost by a fork, and would not be had while Python is shutting down.
         """

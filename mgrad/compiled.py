@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
-from itertools import pairwise
 from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
@@ -114,9 +113,9 @@ class Table:
         width = -(-self.count // loops().TILE) * loops().TILE
         table = self._table(width)
 
-        def part(begin: int, end: int) -> NDArray[np.float64]:
+        def part(pieces: NDArray[np.int64]) -> NDArray[np.float64]:
             scratch = np.zeros((width + 1) * loops().BLOCK, np.float32)
-            found: NDArray[np.float64] = loops().products(*table, begin, end, scratch.ctypes.data)
+            found: NDArray[np.float64] = loops().products(pieces, *table, scratch.ctypes.data)
             return found
 
         upper = np.triu(np.sum(self._parts(part), axis=0)[: self.count, : self.count])
@@ -132,27 +131,33 @@ class Table:
         """
         if not self.size:
             return
-        places, others, factors, sizes = self._table(self.count)
+        places, others, factors = self._table(self.count)
         factors = (factors * np.array(coefficients)).astype(np.float32)
         targets = np.array([target.data_ptr() for target in self._targets], np.uint64)
-        self._parts(lambda begin, end: loops().combine(targets, places, others, factors, sizes, begin, end))
+        self._parts(lambda pieces: loops().combine(pieces, targets, places, others, factors))
 
-    def _table(self, width: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return addresses, those of what is subtracted, factors and sizes; rows of zeros fill up the width."""
+    def _table(self, width: int) -> list[NDArray[Any]]:
+        """Return addresses, those of what is subtracted, and factors; rows of zeros fill up the width."""
         more = (0, 0), (0, width - self.count)
         kinds = (self._places, np.uint64), (self._others, np.uint64), (self._factors, np.float32)
-        places, others, factors = (np.pad(np.array(of, kind), more) for of, kind in kinds)
-        return places, others, factors, np.array(self._sizes, np.int64)
+        return [np.pad(np.array(of, kind), more) for of, kind in kinds]
 
-    def _parts(self, run: Callable[[int, int], Part]) -> list[Part]:
-        """Return what is found over parts of the values, in order, in as many threads as torch has, this one too.
+    def _pieces(self) -> NDArray[np.int64]:
+        """Return the blocks in pieces: of which block, from which value on, how many values."""
+        most, sizes = loops().BLOCK, np.array(self._sizes, np.int64)
+        counts = -(-sizes // most)
+        blocks = np.repeat(np.arange(len(sizes)), counts)
+        starts = most * (np.arange(len(blocks)) - np.repeat(np.cumsum(counts) - counts, counts))
+        return np.stack([blocks, starts, np.minimum(most, sizes[blocks] - starts)], axis=1)
+
+    def _parts(self, run: Callable[[NDArray[np.int64]], Part]) -> list[Part]:
+        """Return what is found over parts of the pieces, in order, in as many threads as torch has, this one too.
 
         The others end here: a pool would be lost by a fork, and would not be had while Python is shutting down.
         """
         count = max(1, min(torch.get_num_threads(), self.size // _PART))
-        bounds = [self.size * i // (_PARTS * count) for i in range(_PARTS * count + 1)]
-        parts = list(pairwise(bounds))
-        left, found, raised = deque(parts), dict[tuple[int, int], Part](), list[BaseException]()
+        parts = np.array_split(self._pieces(), _PARTS * count)
+        left, found, raised = deque(enumerate(parts)), dict[int, Part](), list[BaseException]()
         threads = [Thread(target=self._work, args=(run, left, found, raised)) for _ in range(count - 1)]
         with suppress(RuntimeError):  # no more threads are to be had
             for thread in threads:
@@ -163,17 +168,17 @@ class Table:
                 thread.join()
         if raised:
             raise raised[0]
-        return [found[part] for part in parts]  # so that sums are the same every time
+        return [found[place] for place in range(len(parts))]  # in order, so that sums are the same every time
 
-    def _work(self, run: Any, left: deque[tuple[int, int]], found: Any, raised: list[BaseException]) -> None:
+    def _work(self, run: Any, left: deque[tuple[int, Any]], found: Any, raised: list[BaseException]) -> None:
         """Run over the next part until none is left; whoever does holds the table, and so the blocks."""
         try:
             while not raised:
                 try:
-                    part = left.popleft()
+                    place, pieces = left.popleft()
                 except IndexError:
                     break
-                found[part] = run(*part)
+                found[place] = run(pieces)
         except BaseException as error:  # of any thread, to be raised in the caller's
             raised.append(error)
 

@@ -127,7 +127,7 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.devic
 
     The products of many float32 values on a CPU are taken in float32 piece by piece, if that resolves G: where the rows
     are nearly dependent, or their squares leave the range of float32, they are read once more, in float64 (math.md,
-    120-121). Where numba is installed, its loops read those of contiguous float32 at the speed of memory.
+    120-121). Where numba is installed, loops that it compiles read those of contiguous float32.
 
     Args:
         rows: k rows; a block of any floating-point dtype.

@@ -21,7 +21,7 @@ TILE = 3  # rows by rows whose sums stay in registers
 _LOOSE = {"reassoc", "contract", "nsz"}
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _pointer(context: Any, address: Any) -> Any:
     """Return an address as where float32 values begin."""
 
@@ -32,7 +32,7 @@ def _pointer(context: Any, address: Any) -> Any:
 
 
 @njit(nogil=True, fastmath=_LOOSE, inline="always")
-def _tile(at, i, j, length, total):  # type: ignore[no-untyped-def]
+def _tile(at: Any, i: int, j: int, length: int, total: Any) -> None:
     """Add the products of three rows with three."""
     a, b, c = carray(_pointer(at[i]), length), carray(_pointer(at[i + 1]), length), carray(_pointer(at[i + 2]), length)
     x, y, z = carray(_pointer(at[j]), length), carray(_pointer(at[j + 1]), length), carray(_pointer(at[j + 2]), length)
@@ -58,87 +58,73 @@ def _tile(at, i, j, length, total):  # type: ignore[no-untyped-def]
     total[i + 2, j + 2] += cz
 
 
-_ADDRESSES, _FACTORS, _SIZES = types.uint64[:, ::1], types.float32[:, ::1], types.int64[::1]
+_PIECES, _ADDRESSES, _FACTORS = types.int64[:, ::1], types.uint64[:, ::1], types.float32[:, ::1]
 
 
 @njit(
-    types.float64[:, ::1](_ADDRESSES, _ADDRESSES, _FACTORS, _SIZES, types.int64, types.int64, types.uint64),
+    types.float64[:, ::1](_PIECES, _ADDRESSES, _ADDRESSES, _FACTORS, types.uint64),
     nogil=True,
     fastmath=_LOOSE,
 )
-def products(places, others, factors, sizes, begin, end, scratch):  # type: ignore[no-untyped-def]
+def products(pieces: Any, places: Any, others: Any, factors: Any, scratch: Any) -> Any:
     """Return the inner products of rows whose blocks are factor·(x − y), right above the diagonal.
 
     Args:
+        pieces: which values to take, [pieces, 3]: of which block, from which on, how many; `BLOCK` at most.
         places: the addresses of x, [blocks, k], k a multiple of `TILE`; 0 for a block of zeros.
         others: those of y; 0 where there is none.
         factors: the factors, 1 where there is no y.
-        sizes: the values of each block.
-        begin: the first value to take, counted over all blocks.
-        end: the first one to leave.
         scratch: the address of (k + 1)·BLOCK float32 values, the last BLOCK of them 0.
     """
     count = places.shape[1]
     total = np.zeros((count, count))
     at = np.zeros(count, np.uint64)
     width = np.uint64(4 * BLOCK)
-    offset = 0
-    for p in range(len(sizes)):
-        start, stop = max(0, begin - offset), min(sizes[p], end - offset)
-        offset += sizes[p]
-        while start < stop:
-            length = min(BLOCK, stop - start)
-            for i in range(count):
-                if places[p, i] == 0:
-                    at[i] = scratch + np.uint64(count) * width
-                    continue
-                at[i] = places[p, i] + np.uint64(4 * start)
-                if others[p, i] != 0:
-                    x = carray(_pointer(at[i]), length)
-                    y = carray(_pointer(others[p, i] + np.uint64(4 * start)), length)
-                    at[i] = scratch + np.uint64(i) * width
-                    way = carray(_pointer(at[i]), length)
-                    factor = factors[p, i]
-                    for q in range(length):
-                        way[q] = factor * (x[q] - y[q])
-            for i in range(0, count, TILE):
-                for j in range(i, count, TILE):
-                    _tile(at, i, j, length, total)
-            start += length
+    for p, start, length in pieces:
+        away = np.uint64(4 * start)
+        for i in range(count):
+            if places[p, i] == 0:
+                at[i] = scratch + np.uint64(count) * width
+                continue
+            at[i] = places[p, i] + away
+            if others[p, i] != 0:
+                x, y = carray(_pointer(at[i]), length), carray(_pointer(others[p, i] + away), length)
+                at[i] = scratch + np.uint64(i) * width
+                way, factor = carray(_pointer(at[i]), length), factors[p, i]
+                for q in range(length):
+                    way[q] = factor * (x[q] - y[q])
+        for i in range(0, count, TILE):
+            for j in range(i, count, TILE):
+                _tile(at, i, j, length, total)
     return total
 
 
 @njit(
-    types.void(types.uint64[::1], _ADDRESSES, _ADDRESSES, _FACTORS, _SIZES, types.int64, types.int64),
+    types.void(_PIECES, types.uint64[::1], _ADDRESSES, _ADDRESSES, _FACTORS),
     nogil=True,
     fastmath=_LOOSE,
 )
-def combine(targets, places, others, factors, sizes, begin, end):  # type: ignore[no-untyped-def]
+def combine(pieces: Any, targets: Any, places: Any, others: Any, factors: Any) -> None:
     """Write Σ factor·(x − y) over the rows to the targets, whose addresses may be those of an x.
 
     The other arguments are as of `products`; a row of factor 0 is not read.
     """
     sums = np.empty(BLOCK, np.float32)
-    offset = 0
-    for p in range(len(sizes)):
-        start, stop = max(0, begin - offset), min(sizes[p], end - offset)
-        offset += sizes[p]
-        while start < stop:
-            length = min(BLOCK, stop - start)
-            sums[:] = 0
-            for i in range(places.shape[1]):
-                factor = factors[p, i]
-                if places[p, i] == 0 or factor == 0:
-                    continue
-                x = carray(_pointer(places[p, i] + np.uint64(4 * start)), length)
-                if others[p, i] == 0:
-                    for q in range(length):
-                        sums[q] += factor * x[q]
-                else:
-                    y = carray(_pointer(others[p, i] + np.uint64(4 * start)), length)
-                    for q in range(length):
-                        sums[q] += factor * (x[q] - y[q])
-            target = carray(_pointer(targets[p] + np.uint64(4 * start)), length)
-            for q in range(length):
-                target[q] = sums[q]
-            start += length
+    for p, start, length in pieces:
+        away = np.uint64(4 * start)
+        sums[:] = 0
+        for i in range(places.shape[1]):
+            factor = factors[p, i]
+            if places[p, i] == 0 or factor == 0:
+                continue
+            x = carray(_pointer(places[p, i] + away), length)
+            if others[p, i] == 0:
+                for q in range(length):
+                    sums[q] += factor * x[q]
+            else:
+                y = carray(_pointer(others[p, i] + away), length)
+                for q in range(length):
+                    sums[q] += factor * (x[q] - y[q])
+        target = carray(_pointer(targets[p] + away), length)
+        for q in range(length):
+            target[q] = sums[q]

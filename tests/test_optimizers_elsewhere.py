@@ -4,7 +4,9 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import pytorch_optimizer
 import schedulefree
@@ -113,9 +115,9 @@ def train(opt: Any) -> None:
 
 
 def path(parameters: list[nn.Parameter], opt: Optimizer, backward: Callable[[int], object]) -> list[Tensor]:
-    """Return the parameters after each step; some optimizers draw random numbers."""
+    """Return the parameters after each step; some optimizers draw random numbers, of torch or of NumPy."""
     points = []
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), patch("numpy.random.random", np.random.default_rng(0).random):
         torch.manual_seed(0)
         for step in range(STEPS):
             opt.zero_grad()

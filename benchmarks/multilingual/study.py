@@ -1,7 +1,9 @@
 """The comparison by its protocol: `python -m benchmarks.multilingual.study`.
 
-Settings are chosen for each method among as many, on development templates of the sources and on development languages;
-then seeds that were not used for that are scored on the targets. A run that is there is not made again.
+Settings are chosen for each method among as many, on development templates of the sources and on development languages.
+Where the best rate is the lowest or the highest of a method, one beyond it is tried, too: what a grid leaves out is not
+a method's fault. Then seeds that were not used for choosing are scored on the targets. A run that is there is not made
+again.
 In: tasks and methods. Out: JSON files in `tune` and `final`. May import: the command line, methods, settings, tasks.
 """
 
@@ -58,12 +60,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def tune(task: str, method: str, output: Path, others: Sequence[str] = ()) -> Path:
     """Make the runs among which a method's setting is chosen, and return their directory."""
+    directory = output / "tune"
     rates, strengths = GRIDS.get(method, (RATES, []))
-    for strength in strengths or [f"{METHODS[method].strength:g}"]:
-        for rate in rates:
-            options = _options(task, method, rate, strength)
-            make([*options, *TUNE, *others, "--output", str(output / "tune")])
-    return output / "tune"
+    tries = [(rate, strength) for strength in strengths or [f"{METHODS[method].strength:g}"] for rate in rates]
+    for rate, strength in tries:
+        make([*_options(task, method, rate, strength), *TUNE, *others, "--output", str(directory)])
+    if len(rates) > 1:
+        best = choose(directory, method, task)
+        for border, beyond in ((min, best.rate / 2), (max, best.rate * 2)):
+            if best.rate == border(map(float, rates)):
+                options = _options(task, method, f"{beyond:g}", f"{best.strength:g}")
+                make([*options, *TUNE, *others, "--output", str(directory)])
+    return directory
 
 
 def choose(directory: Path, method: str, task: str) -> Setting:

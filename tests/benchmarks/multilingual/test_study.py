@@ -1,5 +1,6 @@
 """The protocol: what is chosen, on what, and which runs follow."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,56 @@ def test_every_method_is_tried_as_often() -> None:
     assert set(tries.values()) == {4}
 
 
+@pytest.mark.parametrize(
+    ("best", "beyond"), [((1e-4, 0.3), (5e-5, 0.3)), ((2e-4, 0.03), (4e-4, 0.03)), ((2e-4, 0.3), (4e-4, 0.3))]
+)
+def test_one_rate_beyond_the_border_is_tried_at_the_best_strength(
+    best: tuple[float, float], beyond: tuple[float, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = runs_of_tuning("l2sp", best, tmp_path, monkeypatch)
+    assert len(made) == 5
+    assert made[-1] == beyond
+    # Where the rate beyond is the best of all, nothing goes further.
+    write_run(tmp_path / "tune", "l2sp", beyond, 0.95, 0.95)
+    assert len(runs_of_tuning("l2sp", best, tmp_path, monkeypatch)) == 4
+
+
+def test_no_rate_is_tried_beyond_one_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strength = METHODS["sum"].strength
+    assert runs_of_tuning("sum", (2e-4, strength), tmp_path, monkeypatch) == [(float(r), strength) for r in study.RATES]
+    assert len(runs_of_tuning("probe", (1e-2, METHODS["probe"].strength), tmp_path, monkeypatch)) == 1
+
+
+def runs_of_tuning(
+    method: str, best: tuple[float, float], directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[float, float]]:
+    """Return rates and strengths of the runs that `tune` makes when this setting scores best of them."""
+    made: list[tuple[float, float]] = []
+
+    def make(options: list[str]) -> None:
+        flags = dict(itertools.pairwise(options))
+        rate = 1e-2 if flags["--lr"] == "own" else float(flags["--lr"])
+        made.append((rate, float(flags["--strength"])))
+        score = 0.9 if made[-1] == best else 0.5
+        write_run(directory / "tune", method, made[-1], score, score)
+
+    monkeypatch.setattr(study, "make", make)
+    study.tune("slots", method, directory)
+    return made
+
+
+def write_run(directory: Path, method: str, setting: tuple[float, float], dev: float, unseen: float) -> None:
+    rate, strength = setting
+    arguments = dict(task="slots", method=method, lr=rate, head_lr=1e-3, strength=strength, seed=0, sources=["en"])
+    record = {"arguments": arguments, "metric": "span F1", "curve": [{"dev": dev, "unseen": unseen, "step": 1}]}
+    directory.mkdir(exist_ok=True)
+    (directory / f"{method}-{rate}-{strength}.json").write_text(json.dumps(record), encoding="utf-8")
+
+
 def test_the_highest_mean_of_sources_and_development_languages_is_chosen(tmp_path: Path) -> None:
     runs = {(1e-4, 0.1): (0.9, 0.4), (1e-4, 0.3): (0.8, 0.6), (2e-4, 0.1): (0.7, 0.6)}
-    for (rate, strength), (dev, unseen) in runs.items():
-        arguments = dict(task="slots", method="l2sp", lr=rate, head_lr=1e-3, strength=strength, seed=0, sources=["en"])
-        record = {"arguments": arguments, "metric": "span F1", "curve": [{"dev": dev, "unseen": unseen, "step": 1}]}
-        (tmp_path / f"{rate}{strength}.json").write_text(json.dumps(record), encoding="utf-8")
+    for setting, (dev, unseen) in runs.items():
+        write_run(tmp_path, "l2sp", setting, dev, unseen)
     chosen = study.choose(tmp_path, "l2sp", "slots")
     assert (chosen.rate, chosen.strength) == (1e-4, 0.3)
     assert chosen.label == "l2sp 1e-4, 0.3"
@@ -97,8 +142,13 @@ def test_targets_are_looked_at_by_seeds_that_nothing_was_chosen_with(folder_of_b
     assert {run["seed"] for run in tuned} == {0}
     assert {tuple(run["targets"]) for run in tuned} == {tuple(study.DEVELOPMENT)}
     tried = {(run["task"], run["lr"], run["strength"]) for run in tuned if run["method"] == "l2sp"}
-    # Pairs take the setting of intents, as the most like them.
-    assert tried == {(t, r, s) for t in ("slots", "intents") for r in (1e-4, 2e-4) for s in (0.03, 0.3)}
+    # Pairs take the setting of intents, as the most like them. Of two rates the best is at a border.
+    grid = {(t, r, s) for t in ("slots", "intents") for r in (1e-4, 2e-4) for s in (0.03, 0.3)}
+    assert tried > grid
+    assert sorted((task, rate in (5e-5, 4e-4)) for task, rate, _ in tried - grid) == [
+        ("intents", True),
+        ("slots", True),
+    ]
     assert sorted((run["method"], run["seed"]) for run in final) == sorted(
         (method, seed) for method in ("l2sp", "probe") for seed in (1, 2, 3, 4, 5)
     )

@@ -7,11 +7,12 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 
 from benchmarks.multilingual.comparisons import interval, kept, paired, percent
 from benchmarks.multilingual.methods import METHODS
 from benchmarks.multilingual.settings import Setting, load
-from benchmarks.multilingual.study import choose, promise
+from benchmarks.multilingual.study import choose, promises
 from benchmarks.multilingual.tasks import TASKS
 from benchmarks.tables import number, table
 
@@ -50,10 +51,10 @@ def page(tuned: Path, final: Sequence[Setting]) -> str:
 
 
 def best_of_ours(tuned: Path, final: Sequence[Setting]) -> Setting:
-    """Return of our settings the one whose tuning run, which sees no target, promises most."""
+    """Return of our settings the one whose tuning runs, which see no target, promise most."""
     like = TASKS[final[0].task].like
     ours = [setting for setting in final if METHODS[setting.method].ours]
-    return max(ours, key=lambda setting: promise(choose(tuned, setting.method, like)))
+    return max(ours, key=lambda setting: mean(promises(choose(tuned, setting.method, like)).values()))
 
 
 def score(setting: Setting) -> float:

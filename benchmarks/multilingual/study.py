@@ -2,14 +2,15 @@
 
 Settings are chosen for each method among as many, on development templates of the sources and on development languages.
 Where the best rate is the lowest or the highest of a method, one beyond it is tried, too: what a grid leaves out is not
-a method's fault. Then seeds that were not used for choosing are scored on the targets. A run that is there is not made
-again.
+a method's fault. Which of our methods to name is chosen by more seeds of the setting of each, as one tells them apart
+badly. Then seeds that were not used for choosing are scored on the targets. A run that is there is not made again.
 In: tasks and methods. Out: JSON files in `tune` and `final`. May import: the command line, methods, settings, tasks.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 
 from benchmarks.multilingual.__main__ import make
 from benchmarks.multilingual.methods import METHODS
@@ -18,25 +19,26 @@ from benchmarks.multilingual.tasks import TASKS
 
 DEVELOPMENT = ["pt", "uk", "tr"]  # neither trained on, nor replayed, nor scored
 ROAD = ["--precision", "bfloat16", "--probe", "300", "--steps", "120"]
-TUNE = ["--targets", *DEVELOPMENT, "--target-size", "100", "--dev-size", "100", "--evaluations", "1", "--seeds", "0"]
+TUNE = ["--targets", *DEVELOPMENT, "--target-size", "100", "--dev-size", "100", "--evaluations", "1"]
+FIRST, MORE = "0", ["16", "17", "18"]  # seeds: by the first settings are chosen, by all which of our methods to name
 FINAL = ["--evaluations", "3", "--seeds", "1", "2", "3", "4", "5"]
-RATES = ["5e-5", "1e-4", "2e-4", "4e-4"]  # of a method with nothing else to choose
+RATES = [5e-5, 1e-4, 2e-4, 4e-4]  # of a method with nothing else to choose
 # Of the others: rates and strengths, four together.
-GRIDS: dict[str, tuple[list[str], list[str]]] = {
-    "probe": (["own"], []),
-    "lora": (["5e-4", "1e-3", "2e-3", "4e-3"], []),
-    "l2sp": (["1e-4", "2e-4"], ["0.03", "0.3"]),
-    "ewc": (["1e-4", "2e-4"], ["0.03", "0.3"]),
-    "recadam": (["1e-4", "2e-4"], ["300", "3000"]),
-    "mixout": (["1e-4", "2e-4"], ["0.5", "0.9"]),
-    "less-forgetting": (["1e-4", "2e-4"], ["0.03", "0.1"]),
-    "fisher": (["1e-4", "2e-4"], ["0.1", "0.3"]),
-    "enforced": (["1e-4", "2e-4"], ["0.03", "0.1"]),
-    "by-gradient": (["1e-4", "2e-4"], ["0.03", "0.1"]),
-    "distillation": (["1e-4", "2e-4"], ["0.1", "0.5"]),
-    "replay": (["1e-4", "2e-4"], ["0.1", "0.5"]),
-    "by-gradient-distillation": (["1e-4", "2e-4"], ["0.1", "0.5"]),
-    "by-gradient-replay": (["1e-4", "2e-4"], ["0.5", "1"]),
+GRIDS: dict[str, tuple[list[float], list[float]]] = {
+    "probe": ([1e-2], []),  # of its head
+    "lora": ([5e-4, 1e-3, 2e-3, 4e-3], []),
+    "l2sp": ([1e-4, 2e-4], [0.03, 0.3]),
+    "ewc": ([1e-4, 2e-4], [0.03, 0.3]),
+    "recadam": ([1e-4, 2e-4], [300, 3000]),
+    "mixout": ([1e-4, 2e-4], [0.5, 0.9]),
+    "less-forgetting": ([1e-4, 2e-4], [0.03, 0.1]),
+    "fisher": ([1e-4, 2e-4], [0.1, 0.3]),
+    "enforced": ([1e-4, 2e-4], [0.03, 0.1]),
+    "by-gradient": ([1e-4, 2e-4], [0.03, 0.1]),
+    "distillation": ([1e-4, 2e-4], [0.1, 0.5]),
+    "replay": ([1e-4, 2e-4], [0.1, 0.5]),
+    "by-gradient-distillation": ([1e-4, 2e-4], [0.1, 0.5]),
+    "by-gradient-replay": ([1e-4, 2e-4], [0.5, 1]),
 }
 
 
@@ -51,45 +53,53 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, others = parser.parse_known_args(argv)
     for method in arguments.methods:
         for task in arguments.tasks:
-            chosen = choose(tune(TASKS[task].like, method, arguments.output, others), method, TASKS[task].like)
-            print(f"{task}: chosen {chosen.label}, {promise(chosen):.3f}", flush=True)
+            like = TASKS[task].like
+            chosen = choose(tune(like, method, arguments.output, others), method, like)
+            print(f"{task}: chosen {chosen.label}, {mean(promises(chosen).values()):.3f}", flush=True)
             if not arguments.tune_only:
-                options = _options(task, method, f"{chosen.rate:g}", f"{chosen.strength:g}")
+                options = _options(task, method, chosen.rate, chosen.strength)
                 make([*options, *FINAL, *others, "--output", str(arguments.output / "final")])
 
 
 def tune(task: str, method: str, output: Path, others: Sequence[str] = ()) -> Path:
-    """Make the runs among which a method's setting is chosen, and return their directory."""
+    """Make the runs among which a method's setting is chosen, and those by which it may be named; return where."""
     directory = output / "tune"
+
+    def run(rate: float, strength: float, *seeds: str) -> None:
+        options = _options(task, method, rate, strength)
+        make([*options, *TUNE, "--seeds", *seeds, *others, "--output", str(directory)])
+
     rates, strengths = GRIDS.get(method, (RATES, []))
-    tries = [(rate, strength) for strength in strengths or [f"{METHODS[method].strength:g}"] for rate in rates]
-    for rate, strength in tries:
-        make([*_options(task, method, rate, strength), *TUNE, *others, "--output", str(directory)])
+    for strength in strengths or [METHODS[method].strength]:
+        for rate in rates:
+            run(rate, strength, FIRST)
     if len(rates) > 1:
         best = choose(directory, method, task)
         for border, beyond in ((min, best.rate / 2), (max, best.rate * 2)):
-            if best.rate == border(map(float, rates)):
-                options = _options(task, method, f"{beyond:g}", f"{best.strength:g}")
-                make([*options, *TUNE, *others, "--output", str(directory)])
+            if best.rate == border(rates):
+                run(beyond, best.strength, FIRST)
+    if METHODS[method].ours:
+        best = choose(directory, method, task)
+        run(best.rate, best.strength, *MORE)
     return directory
 
 
 def choose(directory: Path, method: str, task: str) -> Setting:
-    """Return the setting of a method that promises most, in the runs of a directory."""
+    """Return the setting of a method that promises most by the first seed, in the runs of a directory."""
     tried = [setting for setting in load(directory) if setting.method == method and setting.task == task]
-    return max(tried, key=promise)
+    return max(tried, key=lambda setting: promises(setting)[int(FIRST)])
 
 
-def promise(setting: Setting) -> float:
-    """Return the mean of the scores on the sources and on the development languages, at the end."""
-    point = setting.last[0]
-    return float(point["dev"] + point["unseen"]) / 2
+def promises(setting: Setting) -> dict[int, float]:
+    """Return the mean of the scores on the sources and on the development languages, at the end, by seed."""
+    dev, unseen = setting.end("dev"), setting.end("unseen")
+    return {seed: (dev[seed] + unseen[seed]) / 2 for seed in dev}
 
 
-def _options(task: str, method: str, rate: str, strength: str) -> list[str]:
+def _options(task: str, method: str, rate: float, strength: float) -> list[str]:
     """Return the flags of a method's runs with a rate and a strength, of both kinds."""
-    rate = "own" if METHODS[method].frozen == 1.0 else rate
-    return ["--task", task, "--methods", method, "--lr", rate, "--strength", strength, *ROAD]
+    of_encoder = "own" if METHODS[method].frozen == 1.0 else f"{rate:g}"
+    return ["--task", task, "--methods", method, "--lr", of_encoder, "--strength", f"{strength:g}", *ROAD]
 
 
 if __name__ == "__main__":

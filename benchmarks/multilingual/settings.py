@@ -46,7 +46,7 @@ class Setting:
     def label(self) -> str:
         """The method and its rate, and the strength of its pull where that is not the method's own."""
         pull = "" if self.strength == METHODS[self.method].strength else f", {self.strength:g}"
-        return f"{self.method} {self.rate:.0e}".replace("e-0", "e-") + pull
+        return f"{self.method} {self.rate:.1e}".replace(".0e", "e").replace("e-0", "e-") + pull
 
     @property
     def steps(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def test_the_highest_mean_of_sources_and_development_languages_is_chosen(tmp_pat
     chosen = study.choose(tmp_path, "l2sp", "slots")
     assert (chosen.rate, chosen.strength) == (1e-4, 0.3)
     assert chosen.label == "l2sp 1e-4, 0.3"
+    assert replace(chosen, rate=2.5e-5).label == "l2sp 2.5e-5, 0.3"
     assert study.promises(chosen) == {0: pytest.approx(0.7), 16: pytest.approx(0.1)}
 
 

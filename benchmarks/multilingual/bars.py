@@ -1,18 +1,17 @@
 """What the comparison is held to, and whether it is met: `python -m benchmarks.multilingual.bars DIRECTORY`.
 
-In: the directory of `study`. Out: Markdown. May import: comparisons, methods, settings, study, tables, tasks.
+In: the directory of `study`. Out: Markdown. May import: comparisons, methods, named, settings, tables, tasks.
 """
 
 import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 
 from benchmarks.multilingual.comparisons import interval, kept, paired, percent
 from benchmarks.multilingual.methods import METHODS
+from benchmarks.multilingual.named import ranked
 from benchmarks.multilingual.settings import Setting, load
-from benchmarks.multilingual.study import choose, promises
 from benchmarks.multilingual.tasks import TASKS
 from benchmarks.tables import number, table
 
@@ -30,7 +29,7 @@ def page(tuned: Path, final: Sequence[Setting]) -> str:
     """
     task = final[0].task
     by_method = {setting.method: setting for setting in final}
-    ours = best_of_ours(tuned, final)
+    ours = by_method[ranked(TASKS[task].like, tuned, by_method)[0].method]
     plain = by_method[PLAIN]
     others = {name: score(setting) for name, setting in by_method.items() if not METHODS[name].ours}
     best = max(others, key=others.__getitem__)
@@ -48,13 +47,6 @@ def page(tuned: Path, final: Sequence[Setting]) -> str:
         [f"{task}: {ours.label}", "bar", "found", ""],
         [[what, bar, value, "met" if met else "not met"] for (what, bar, met), value in zip(rows, found, strict=True)],
     )
-
-
-def best_of_ours(tuned: Path, final: Sequence[Setting]) -> Setting:
-    """Return of our settings the one whose tuning runs, which see no target, promise most."""
-    like = TASKS[final[0].task].like
-    ours = [setting for setting in final if METHODS[setting.method].ours]
-    return max(ours, key=lambda setting: mean(promises(choose(tuned, setting.method, like)).values()))
 
 
 def score(setting: Setting) -> float:

@@ -2,15 +2,14 @@
 
 Settings are chosen for each method among as many, on development templates of the sources and on development languages.
 Where the best rate is the lowest or the highest of a method, one beyond it is tried, too: what a grid leaves out is not
-a method's fault. Which of our methods to name is chosen by more seeds of the setting of each, as one tells them apart
-badly. Then seeds that were not used for choosing are scored on the targets. A run that is there is not made again.
+a method's fault. Then seeds that were not used for that are scored on the targets. A run that is there is not made
+again; which of ours is named for a task, `named` says.
 In: tasks and methods. Out: JSON files in `tune` and `final`. May import: the command line, methods, settings, tasks.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 
 from benchmarks.multilingual.__main__ import make
 from benchmarks.multilingual.methods import METHODS
@@ -20,7 +19,7 @@ from benchmarks.multilingual.tasks import TASKS
 DEVELOPMENT = ["pt", "uk", "tr"]  # neither trained on, nor replayed, nor scored
 ROAD = ["--precision", "bfloat16", "--probe", "300", "--steps", "120"]
 TUNE = ["--targets", *DEVELOPMENT, "--target-size", "100", "--dev-size", "100", "--evaluations", "1"]
-FIRST, MORE = "0", ["16", "17", "18"]  # seeds: by the first settings are chosen, by all which of our methods to name
+FIRST = 0  # the seed by which settings are chosen
 FINAL = ["--evaluations", "3", "--seeds", "1", "2", "3", "4", "5"]
 RATES = [5e-5, 1e-4, 2e-4, 4e-4]  # of a method with nothing else to choose
 # Of the others: rates and strengths, four together.
@@ -55,45 +54,56 @@ def main(argv: Sequence[str] | None = None) -> None:
         for task in arguments.tasks:
             like = TASKS[task].like
             chosen = choose(tune(like, method, arguments.output, others), method, like)
-            print(f"{task}: chosen {chosen.label}, {mean(promises(chosen).values()):.3f}", flush=True)
+            print(f"{task}: chosen {chosen.label}, {promises(chosen)[FIRST]:.3f}", flush=True)
             if not arguments.tune_only:
                 options = _options(task, method, chosen.rate, chosen.strength)
                 make([*options, *FINAL, *others, "--output", str(arguments.output / "final")])
 
 
 def tune(task: str, method: str, output: Path, others: Sequence[str] = ()) -> Path:
-    """Make the runs among which a method's setting is chosen, and those by which it may be named; return where."""
+    """Make the runs among which a method's setting is chosen, and return their directory."""
     directory = output / "tune"
 
-    def run(rate: float, strength: float, *seeds: str) -> None:
-        options = _options(task, method, rate, strength)
-        make([*options, *TUNE, "--seeds", *seeds, *others, "--output", str(directory)])
+    def run(rate: float, strength: float) -> None:
+        try_out(task, method, rate, strength, [FIRST], directory, others)
 
     rates, strengths = GRIDS.get(method, (RATES, []))
     for strength in strengths or [METHODS[method].strength]:
         for rate in rates:
-            run(rate, strength, FIRST)
+            run(rate, strength)
     if len(rates) > 1:
         best = choose(directory, method, task)
-        for border, beyond in ((min, best.rate / 2), (max, best.rate * 2)):
-            if best.rate == border(rates):
-                run(beyond, best.strength, FIRST)
-    if METHODS[method].ours:
-        best = choose(directory, method, task)
-        run(best.rate, best.strength, *MORE)
+        if best.rate == min(rates):
+            run(best.rate / 2, best.strength)
+        if best.rate == max(rates):
+            run(best.rate * 2, best.strength)
     return directory
 
 
 def choose(directory: Path, method: str, task: str) -> Setting:
     """Return the setting of a method that promises most by the first seed, in the runs of a directory."""
     tried = [setting for setting in load(directory) if setting.method == method and setting.task == task]
-    return max(tried, key=lambda setting: promises(setting)[int(FIRST)])
+    return max(tried, key=lambda setting: promises(setting)[FIRST])
 
 
 def promises(setting: Setting) -> dict[int, float]:
     """Return the mean of the scores on the sources and on the development languages, at the end, by seed."""
     dev, unseen = setting.end("dev"), setting.end("unseen")
     return {seed: (dev[seed] + unseen[seed]) / 2 for seed in dev}
+
+
+def try_out(
+    task: str,
+    method: str,
+    rate: float,
+    strength: float,
+    seeds: Sequence[int],
+    directory: Path,
+    others: Sequence[str] = (),
+) -> None:
+    """Make tuning runs of a setting."""
+    options = [*_options(task, method, rate, strength), *TUNE, "--seeds", *map(str, seeds)]
+    make([*options, *others, "--output", str(directory)])
 
 
 def _options(task: str, method: str, rate: float, strength: float) -> list[str]:

@@ -18,7 +18,8 @@ from benchmarks.multilingual.settings import Setting, load
 from benchmarks.multilingual.study import choose, promises, try_out
 from benchmarks.multilingual.tasks import TASKS
 
-ROUNDS = [[16, 17, 18], [19, 20, 21, 22], [23, 24, 25, 26]]  # seeds, none of them of final runs
+SEEDS = range(16, 27)  # none of them of final runs
+ROUNDS = (3, 7, 11)  # how many of them
 SURE = 2  # standard errors
 
 
@@ -31,17 +32,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, others = parser.parse_known_args(argv)
     for task in arguments.tasks:
         settle(task, arguments.output / "tune", others)
-        for setting in ranked(task, arguments.output / "tune"):
+        order = ranked(task, arguments.output / "tune")
+        for setting in order:
             found = promises(setting)
             print(f"{task}: {setting.label}, {mean(found.values()):.4f} over {len(found)} seeds", flush=True)
+        if len(order) > 1:
+            apart, error = difference(*order[:2])
+            print(f"{task}: the first two are {apart:.4f} apart, with a standard error of {error:.4f}", flush=True)
 
 
 def settle(task: str, directory: Path, others: Sequence[str] = ()) -> None:
     """Make the runs that tell our methods apart, those that have been tuned."""
     asked = ranked(task, directory)
-    for seeds in ROUNDS:
+    for count in ROUNDS:
         for of in asked:
-            try_out(task, of.method, of.rate, of.strength, seeds, directory, others)
+            try_out(task, of.method, of.rate, of.strength, SEEDS[:count], directory, others)
         asked = ranked(task, directory)[:2]
         if len(asked) < 2 or are_apart(*asked):
             break
@@ -56,9 +61,15 @@ def ranked(task: str, directory: Path, methods: Iterable[str] = METHODS) -> list
 
 def are_apart(first: Setting, second: Setting) -> bool:
     """Tell whether one promises more than the other by more than the seeds that both have leave open."""
+    apart, error = difference(first, second)
+    return abs(apart) > SURE * error
+
+
+def difference(first: Setting, second: Setting) -> tuple[float, float]:
+    """Return by how much one promises more than the other, paired by seed, and the standard error of that."""
     ours, theirs = promises(first), promises(second)
-    differences = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
-    return bool(abs(mean(differences)) > SURE * stats.sem(differences))
+    differences = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    return mean(differences), float(stats.sem(differences))
 
 
 if __name__ == "__main__":

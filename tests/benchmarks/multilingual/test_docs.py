@@ -59,6 +59,14 @@ def test_tables_of_the_ten_seeds_that_confirm_are_made_from_their_runs(task: str
     assert {tuple(sorted(run.curves)) for run in runs} == {tuple(range(6, 16))}
 
 
+@pytest.mark.parametrize("task", ["slots", "intents", "pairs"])
+def test_tables_of_the_rates_before_are_made_from_their_runs(task: str) -> None:
+    runs = [setting for setting in settings.load(RESULTS / "study" / "before") if setting.task == task]
+    found = rows((ROOT / "docs" / "multilingual-log.md").read_text(encoding="utf-8"))
+    assert [row for row in rows(comparisons.over_seeds(runs, "sum")) if row not in found] == []
+    assert {tuple(run.curves) for run in runs} == {(1, 2, 3, 4, 5)}
+
+
 def test_the_table_of_the_demo_is_made_from_its_runs() -> None:
     expected = rows(report.summary(settings.load(RESULTS / "demo")))
     found = rows((ROOT / "README.md").read_text(encoding="utf-8"))

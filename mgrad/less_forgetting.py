@@ -1,11 +1,11 @@
 """`LessForgetting`: an optimizer around an optimizer, which hands it the constrained less-forgetting direction.
 
-In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, one_pass, direction,
-anchor, decrease, enforcement, lagrangian, metric, noise, options, report, scaling, sketch, step_report, storage,
-values. The only file that knows parameter groups and state dicts, and with metric `torch.optim`.
+In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, gathering, one_pass,
+direction, anchor, starts, decrease, enforcement, groups, lagrangian, metric, noise, options, report, sketch,
+step_report, storage, values. The only file that knows `param_groups` and state dicts of an optimizer, and with metric
+`torch.optim`.
 """
 
-import math
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mgrad.anchor import Anchor, Pull, moved, pull_back
+from mgrad.anchor import Anchor
 from mgrad.decrease import DecreaseRule, KeepPace
 from mgrad.direction import Normalise, Scale, Solved, Solver, check_options, solve_direction
 from mgrad.enforcement import Promise
-from mgrad.jacobian import Block, Row, along, capture, check_dense, combine, gramian, norm, shared_graphs, whole
+from mgrad.gathering import Gathering
+from mgrad.groups import check_groups, every_parameter, least_rate, not_finite, still, trainable
+from mgrad.jacobian import Block, Row, capture, check_dense, combine, gramian, norm, shared_graphs, whole
 from mgrad.lagrangian import Lagrangian, returned_losses
 from mgrad.losses import (
     OBJECTIVE,
@@ -33,16 +35,16 @@ from mgrad.losses import (
     loss_values,
     named_losses,
 )
-from mgrad.metric import preconditioner
+from mgrad.metric import preconditioner, preconditioner_row
 from mgrad.noise import GramianAverage, HalfBatches, Noise, RowAverage, SmoothRows
 from mgrad.one_pass import OnePass, check_examples
 from mgrad.options import Enforce, Metric, check_wrapping
 from mgrad.report import Report
-from mgrad.scaling import Look
 from mgrad.sketch import Sketch, Twice, Vectors, sketched_gramian
+from mgrad.starts import Starts
 from mgrad.step_report import StepReport
-from mgrad.storage import Storage, opened
-from mgrad.values import quotient, root
+from mgrad.storage import Storage
+from mgrad.values import root
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
 
@@ -112,14 +114,9 @@ class LessForgetting(Optimizer):
         ('en', 'de')
     """
 
-    # What a step gathers; `_reset` empties it, and no copy or checkpoint holds it.
-    _rows: dict[str, dict[Tensor, Any]]  # of each constraint, its gradient by parameter
-    _memory: list[dict[Tensor, Any]]  # the rows of the step before, each until its place is taken
-    _halves: dict[str, Tensor]  # of each that came in two halves, the signed root of their inner product
-    _objective: dict[Tensor, Tensor]  # the gradient of the objective passed to `backward`
-    _capturing: str | None  # the constraint whose block is open
+    # What is of one step; `_reset` empties it, and no copy or checkpoint holds it.
+    _gathering: Gathering  # the gradients that wait
     _solved: bool  # `.grad` holds the direction
-    _look: Look  # from outside, perhaps a scaler's, at what waits
     _lagrangian: Lagrangian | None  # whose gradient that is
     _promise: Promise | None  # of that direction, where the step is to keep it
     _spent: tuple[weakref.ref[Tensor], int] | None = None  # a gradient that the last step has used, and its version
@@ -190,30 +187,18 @@ class LessForgetting(Optimizer):
         self.step_report: StepReport | None = None
         self._row_average = RowAverage(noise.decay) if isinstance(noise, SmoothRows) else None
         self._gramian_average = GramianAverage(noise.decay) if noise and not self._row_average else None
-        self._start: dict[Tensor, Tensor] = {}
-        self._weight: dict[Tensor, Tensor | float] = {}
         # Not Optimizer.__init__, which would add the base's groups anew and give them a second state: here groups,
         # state and defaults are properties that show the base's. __setstate__ sets up hooks and profiling.
         self.__setstate__({})
-        _check_groups(self.param_groups)
-        if self.anchor is not None:
-            anchored = _anchored(self.param_groups)
-            self._start |= zip(anchored, map(self.storage.keep_start, self.anchor.start(anchored)), strict=True)
-            self._weight |= zip(anchored, self.anchor.weights(anchored), strict=True)
+        check_groups(self.param_groups)
+        self._starts = Starts(anchor, self.storage, self.param_groups)
 
     # ------------------------------------------------------------------ what is the base's
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The base's parameter groups; while gradients wait for the solve, these too, for a `GradScaler` to unscale."""
-        if not self._rows:
-            return self.base.param_groups
-        blocks = [block for row in self._rows.values() for block in row.values()]
-        waiting = [
-            *(block if isinstance(block, Tensor) else block.factor for block in blocks),
-            *self._halves.values(),
-        ]
-        return self._look.groups(self.base.param_groups, waiting)
+        return self._gathering.shown(self.base.param_groups)
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
@@ -240,7 +225,7 @@ class LessForgetting(Optimizer):
     @property
     def start(self) -> Mapping[Tensor, Tensor]:
         """θ₀ by parameter, of those that are anchored: the tensors themselves, to be read and not to be written."""
-        return MappingProxyType(self._start)
+        return MappingProxyType(self._starts.start)
 
     # ------------------------------------------------------------------ gradients
 
@@ -301,10 +286,10 @@ class LessForgetting(Optimizer):
         for call, loss in everything:
             check_loss(call, loss)
         self._check_open("opt.backward(...)")
-        self._drop_overflow()
+        self._gathering.drop_overflow()
         for name in losses:
             self._check_name(loss_call(name), name)
-            if name in self._rows:
+            if name in self._gathering.rows:
                 raise ValueError(
                     f"`{loss_call(name)}` must name a constraint that has no gradients yet. Found some "
                     f"from `opt.constraint({name!r})`. Use one of the two forms, or call opt.zero_grad() first."
@@ -329,9 +314,9 @@ class LessForgetting(Optimizer):
                         for parameter, block in row.items():
                             parameter.grad = block
             if objective is not None:
-                with capture(self._parameters(), self._objective):
+                with capture(self._parameters(), self._gathering.objective):
                     torch.autograd.backward(everything[-1][1])
-                _check_reached(OBJECTIVE, self._objective)
+                _check_reached(OBJECTIVE, self._gathering.objective)
             values: dict[str, float | Tensor] = {name: pair[0] for name, pair in losses.items()}
             # After the passes: before them the question would make the device wait.
             if self.solver != "device":
@@ -341,12 +326,9 @@ class LessForgetting(Optimizer):
                 values = dict.fromkeys(losses, 0.0)
                 for (name, _), number in zip(parts, numbers, strict=False):
                     values[name] += number / len(losses[name])
-            return self.solve(values if values.keys() == self._rows.keys() else None)
+            return self.solve(values if values.keys() == self._gathering.rows.keys() else None)
         except BaseException:
-            for name in losses:
-                self._rows.pop(name, None)
-                self._halves.pop(name, None)
-            self._objective.clear()
+            self._gathering.forget(losses)
             raise
 
     def _backward_twice(self, constraints: Any, objective: Any) -> Report:
@@ -434,37 +416,9 @@ class LessForgetting(Optimizer):
             )
         self._check_name(call, name)
         self._check_open(call)
-        self._drop_overflow()
-        halved = isinstance(self.noise, HalfBatches)
-        if name in self._halves:
-            raise RuntimeError(
-                f"`{call}` must be opened twice with noise=HalfBatches(), once for each half. Found a third time. Put "
-                "all micro-batches of a half into one block."
-            )
-        row = {} if halved else opened(self._rows.get(name, {}))
-        if name not in self._rows and self._memory:
-            self._memory.pop(0)  # for the row to come
-        self._capturing = name
-        try:
-            with capture(self._parameters(), row):
-                yield
-        finally:
-            self._capturing = None
-        if not row:
-            raise ValueError(
-                f"`{call}` must find a gradient. Found none: no loss that was backpropagated inside depends on the "
-                "optimizer's parameters. Check that the loss comes from this model and that it is not detached."
-            )
-        if halved and name in self._rows:
-            first = self._rows[name]
-            still = self._still()
-            moving = [p for p in self._parameters() if p not in still]
-            home = next(iter(row)).device  # where a scaler of gradients there can unscale it
-            product = along([first.get], row.get, moving, home)[0]
-            self._halves[name] = product.sign() * product.abs().sqrt()  # in the unit of a gradient, which may be scaled
-            for parameter, block in first.items():
-                row[parameter] = row[parameter].add_(block) if parameter in row else block
-        self._rows[name] = self.storage.kept(row)
+        self._gathering.drop_overflow()
+        with self._gathering.take(name, self._parameters, self._still):
+            yield
 
     def solve(self, losses: Mapping[str, float | Tensor] | None = None) -> Report:
         """Compute the direction from the gradients so far and write it to `.grad`.
@@ -495,13 +449,14 @@ class LessForgetting(Optimizer):
         Cost: one read of each row, one combination, three solves over m variables.
         """
         self._check_open("opt.solve()")
-        if not self._rows:
+        gathering = self._gathering
+        if not gathering.rows:
             raise RuntimeError(
                 "`opt.solve()` and `opt.step()` must come after the gradients of at least one constraint. Found none. "
                 "Call opt.backward(losses), or backpropagate inside `with opt.constraint(name):`."
             )
-        names = self._ordered(self._rows, "`opt.solve()` must come after", "gradient of ", "Backpropagate them")
-        half = [name for name in self._rows if name not in self._halves]
+        names = self._ordered(gathering.rows, "`opt.solve()` must come after", "gradient of ", "Backpropagate them")
+        half = [name for name in gathering.rows if name not in gathering.halves]
         if isinstance(self.noise, HalfBatches) and half:
             raise ValueError(
                 f"`opt.solve()` must come after both halves of every constraint with noise=HalfBatches(). Found one of "
@@ -516,7 +471,7 @@ class LessForgetting(Optimizer):
         products: Any = gramian(rows, parameters, home, metric)
         solved, products = self._decide(names, products, known, rows)
         if self._row_average is not None:
-            rows[:-1] = [self._row_average.add(name, self._rows[name]) for name in names]
+            rows[:-1] = [self._row_average.add(name, gathering.rows[name]) for name in names]
         coefficients, keep = [*solved.multipliers, solved.pull], bool(self._row_average) or self.enforce == "step"
         directions = combine(rows, coefficients, parameters, keep=keep)
         for parameter, block in zip(parameters, directions, strict=True):
@@ -576,7 +531,7 @@ class LessForgetting(Optimizer):
         if self.enforce == "step":
             # What has been frozen since the solve still has its part of the direction, and moves.
             parameters = self._promise.parameters if self._promise is not None else self._parameters()
-            before, rate = {p: p.detach().clone() for p in parameters}, self._rate()
+            before, rate = {p: p.detach().clone() for p in parameters}, least_rate(self.base.param_groups)
         try:
             result = (
                 self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, begun, held))
@@ -606,11 +561,11 @@ class LessForgetting(Optimizer):
 
     def _evaluate_losses(self, losses: Any, objective: Any, held: list[Lagrangian]) -> Tensor:
         """Leave the gradient of φ in `.grad`: at the first evaluation of a step d, whose φ is then held."""
-        if not held and (self._rows or self._solved):
+        if not held and (self._gathering.rows or self._solved):
             raise RuntimeError(
                 "`opt.step(closure)` must backpropagate the losses that the closure returns. Found gradients of "
-                f"{list(self._rows) or 'a direction'} already. Return the losses and leave them be, or backpropagate "
-                "them and return a number."
+                f"{list(self._gathering.rows) or 'a direction'} already. Return the losses and leave them be, or "
+                "backpropagate them and return a number."
             )
         named = named_losses(losses, parts=2 if isinstance(self.noise, HalfBatches) else 1)
         for name, pair in named.items():
@@ -627,13 +582,11 @@ class LessForgetting(Optimizer):
             assert self._lagrangian is not None
             held.append(self._lagrangian)
         forgetting = [] if objective is None else [objective.detach()]
-        for parameter, strength in self._strengths().items():
+        for parameter, strength in self._starts.strengths(self.base.param_groups).items():
             if strength and parameter.requires_grad and parameter.grad is not None:
-                start, weight = self._anchor_of(parameter)
-                place = parameter, start, strength * weight
-                forgetting.append(moved(*place))
+                forgetting.append(self._starts.moved(parameter, strength))
                 if not self._solved:  # in a later evaluation; in d it is already
-                    parameter.grad.add_(pull_back(*place).mul_(held[0].pull))
+                    parameter.grad.add_(self._starts.pull_back(parameter, strength).mul_(held[0].pull))
         self._solved = True
         return held[0].value(named, forgetting)
 
@@ -653,17 +606,8 @@ class LessForgetting(Optimizer):
         self.base.add_param_group(param_group)
         try:
             group = self.base.param_groups[-1]
-            if self.anchor is not None and self.anchor.is_fixed and group.get("anchor", 1.0):
-                raise ValueError(
-                    "`opt.add_param_group(group)` must not be anchored where the anchor has tensors of its own. Found "
-                    f'"anchor" {group.get("anchor", 1.0)}. Give the group "anchor": 0.0.'
-                )
-            _check_groups([group])
-            anchored = _anchored([group])
-            if self.anchor is not None and anchored:
-                starts, factors = self.anchor.start(anchored), self.anchor.weights(anchored)
-                self._start |= zip(anchored, map(self.storage.keep_start, starts), strict=True)
-                self._weight |= zip(anchored, factors, strict=True)
+            check_groups([group])
+            self._starts.extend(group)
         except BaseException:
             self.base.param_groups.pop()
             raise
@@ -677,8 +621,8 @@ class LessForgetting(Optimizer):
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         state_dict = self.base.state_dict()
-        places = [parameter for group in self.base.param_groups for parameter in group["params"]]
-        state_dict[_KEY] = {"anchor": {i: self._start[p] for i, p in enumerate(places) if p in self._start}}
+        places = every_parameter(self.base.param_groups)
+        state_dict[_KEY] = {"anchor": self._starts.state_dict(places)}
         if (average := self._row_average or self._gramian_average) is not None:
             state_dict[_KEY]["noise"] = {type(self.noise).__name__: average.state_dict(places)}
         if self.storage.rows == "sketch":
@@ -705,28 +649,20 @@ class LessForgetting(Optimizer):
             state_dict = state_dict if changed is None else changed
         own = state_dict.pop(_KEY, None)
         starts = own["anchor"] if own else {}
-        if self._start and not starts:
+        if self._starts.start and not starts:
             warnings.warn(
                 "`opt.load_state_dict(...)` must hold θ₀ to restore it. Found none, as in a checkpoint of the bare "
                 "base. The anchor stays at the weights of when it was wrapped: wrap before you load the model's.",
                 stacklevel=2,
             )
-        places = [parameter for group in self.base.param_groups for parameter in group["params"]]
-        for i, start in starts.items():
-            if i >= len(places) or start.shape != places[i].shape:
-                found = "no such parameter" if i >= len(places) else f"shape {list(places[i].shape)}"
-                raise ValueError(
-                    f"`opt.load_state_dict(...)` must fit the optimizer's parameters. Found {found} for the anchor "
-                    f"{i} of shape {list(start.shape)}. Build the optimizer with the groups that were saved."
-                )
+        places = every_parameter(self.base.param_groups)
+        self._starts.check_state_dict(starts, places)
         anchors = [group.get("anchor") for group in self.base.param_groups]
         self.base.load_state_dict(state_dict)
         for group, anchor in zip(self.base.param_groups, anchors, strict=True):
             if own is None and anchor is not None:
                 group.setdefault("anchor", anchor)  # a bare checkpoint does not know it
-        for i, start in starts.items():
-            whole_start = start.detach().to(device=places[i].device, dtype=places[i].dtype, copy=True)
-            self._start[places[i]] = self.storage.keep_start(whole_start)
+        self._starts.load_state_dict(starts, places)
         self._sketches = own.get("sketches", 0) if own else self._sketches
         means = own.get("noise", {}).get(type(self.noise).__name__) if own else None
         if self._row_average is not None:
@@ -761,17 +697,16 @@ class LessForgetting(Optimizer):
             "step_report",
             "_row_average",
             "_gramian_average",
-            "_start",
-            "_weight",
+            "_starts",
         )
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a state of `__getstate__`, with no gradients."""
-        self._memory = []
+        super().__setstate__(state)
+        self._gathering = Gathering(self.storage, halved=isinstance(self.noise, HalfBatches))
         self._reset()
         self._one_pass = OnePass()
-        super().__setstate__(state)
         self.register_step_pre_hook(_solve_first)
 
     def __repr__(self) -> str:
@@ -787,24 +722,10 @@ class LessForgetting(Optimizer):
 
     def _reset(self) -> None:
         """Have no gradients of any constraint."""
-        # Given back to the system all at once, the memory of rows on a CPU would come back page by page: each is kept
-        # until the next row of its place comes. That of the first is `.grad`.
-        if rows := list(vars(self).get("_rows", {}).values()):
-            self._memory = [{}, *(row for row in rows[1:] if all(place.is_cpu for place in row))]
-        self._rows = {}
-        self._halves = {}
-        self._objective = {}
-        self._capturing = None
+        self._gathering.clear()
         self._solved = False
-        self._look = Look()
         self._lagrangian = None
         self._promise = None
-
-    def _drop_overflow(self) -> None:
-        """Forget what a scaler has found to be no step: `model.zero_grad()`, which may follow, does not reach it."""
-        blocks = (whole(block) for row in self._rows.values() for block in row.values())
-        if self._look.has_overflow(block for block in blocks if block is not None):
-            self._reset()
 
     def _mark_spent(self) -> None:
         """Remember one of the gradients that are in `.grad` as a direction that was used."""
@@ -822,7 +743,7 @@ class LessForgetting(Optimizer):
 
     def _parameters(self) -> list[Tensor]:
         """Return the parameters that want a gradient, in the order of the groups."""
-        return [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
+        return trainable(self.base.param_groups)
 
     def _home(self, parameters: Sequence[Tensor]) -> torch.device:
         """Return where the step is solved."""
@@ -853,7 +774,7 @@ class LessForgetting(Optimizer):
                 self._raise_not_finite([*map(loss_call, names), OBJECTIVE], products, rows)
             if average is not None:
                 average = average.then(
-                    names, products, {name: (h * h.abs()).to(products) for name, h in self._halves.items()}
+                    names, products, {n: (h * h.abs()).to(products) for n, h in self._gathering.halves.items()}
                 )
                 estimate = average.estimate(names, products[-1, -1])
             products, estimate, known = products.numpy(), estimate.numpy(), None if known is None else known.numpy()
@@ -883,58 +804,25 @@ class LessForgetting(Optimizer):
     def _metric_row(
         self, rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.device, losses: Tensor | None
     ) -> Row | None:
-        """Return P for the rows of a step: the base's scaling, times its learning rates over the least of them."""
+        """Return P for the rows of a step, None for 1."""
         if self.metric == "euclidean":
             still = self._still()
             return (lambda p: torch.full_like(p, float(p not in still), dtype=torch.float32)) if still else None
-        # The squares of the rows as they are posed; by their Euclidean norm, as that in P is not known yet.
-        sizes: Any = [1.0] * len(rows[:-1])
+        sizes: Sequence[Any] | None = None
         if self.normalise == "gradient":
+            # By the Euclidean norms, as those in P are not known yet.
             sizes = [norm((b for p in parameters if (b := whole(row(p))) is not None), home) for row in rows[:-1]]
         elif self.normalise == "loss" and losses is not None:
             sizes = list(losses)
-        scaling, rate = preconditioner(self.base), self._rate()
-        groups = {p: group for group in self.base.param_groups for p in group["params"]}
-        kept: dict[Tensor, Tensor | None] = {}  # the base's step changes the state that P is made of
-
-        def row(parameter: Tensor) -> Tensor | None:
-            if parameter in kept:
-                return kept[parameter]
-            pairs = zip(rows[:-1], sizes, strict=True)
-            blocks = [(b, s) for row, s in pairs if (b := whole(row(parameter))) is not None]
-            if not blocks and (alone := whole(rows[-1](parameter))) is not None:
-                blocks = [(alone, 1.0)]  # the objective's alone, of which d is a multiple there
-            block = None
-            if blocks:
-                group, kind = groups[parameter], torch.promote_types(parameter.dtype, torch.float32)
-                square = torch.zeros_like(parameter, dtype=kind)
-                for part, size in blocks:
-                    scaled = part.reshape(parameter.shape).to(kind)  # a block of the host comes in a line
-                    if self.normalise is not None:
-                        scaled = scaled * quotient(1.0, torch.as_tensor(size, dtype=kind, device=parameter.device))
-                    square.addcmul_(scaled, scaled)
-                block = scaling(self.state.get(parameter, {}), group, parameter, square)
-                if rate not in {0.0, group["lr"]}:
-                    block.mul_(group["lr"] / rate)
-            if self.enforce == "step":
-                kept[parameter] = block
-            return block
-
-        return row
-
-    def _rate(self) -> float:
-        """Return η, the least learning rate of the groups that is not 0; 0 where all are."""
-        return min((float(group["lr"]) for group in self.base.param_groups if group["lr"] > 0), default=0.0)
+        return preconditioner_row(self.base, self.base.param_groups, rows, sizes, keep=self.enforce == "step")
 
     def _still(self) -> set[Tensor]:
-        """Return what keeps no promise of a step and is not to be corrected: groups of rate 0, unless all are."""
-        if self.enforce == "gradient" or not self._rate():
-            return set()
-        return {p for group in self.base.param_groups if not group["lr"] > 0 for p in group["params"]}
+        """Return what keeps no promise of a step and is not to be corrected."""
+        return set() if self.enforce == "gradient" else still(self.base.param_groups)
 
     def _row(self, name: str) -> Row:
         """Return a constraint's row, or the mean of its rows."""
-        row, average = self._rows[name], self._row_average
+        row, average = self._gathering.rows[name], self._row_average
         return row.get if average is None else average.row(name, row)
 
     def _objective_row(self, reached: Set[Tensor] = frozenset()) -> Row:
@@ -944,44 +832,16 @@ class LessForgetting(Optimizer):
             reached: the parameters that constraints without a row have reached.
         """
         means = self._row_average.rows.values() if self._row_average else ()
-        reached = set(reached).union(*self._rows.values(), *means)
-        strengths = self._strengths()
+        reached = set(reached).union(*self._gathering.rows.values(), *means)
+        strengths, outside = self._starts.strengths(self.base.param_groups), self._gathering.objective
 
         def row(parameter: Tensor) -> Block | None:
-            losses = [block for block in (parameter.grad, self._objective.get(parameter)) if block is not None]
+            losses = [block for block in (parameter.grad, outside.get(parameter)) if block is not None]
             if (losses or parameter in reached) and strengths[parameter]:
-                start, weight = self._anchor_of(parameter)
-                return Pull(parameter, start, strengths[parameter] * weight, losses)
+                return self._starts.pull(parameter, strengths[parameter], losses)
             return sum(losses[1:], start=losses[0]) if losses else None
 
         return row
-
-    def _anchor_of(self, parameter: Tensor) -> tuple[Tensor, Any]:
-        """Return θ₀ and F of a parameter, which follow it where the model was moved after it was wrapped."""
-        if self.storage.start != "cpu":
-            self._start[parameter] = self._start[parameter].to(parameter.device)
-        if isinstance(weight := self._weight[parameter], Tensor):
-            self._weight[parameter] = weight.to(parameter.device)
-        return self._start[parameter], self._weight[parameter]
-
-    def _strengths(self) -> dict[Tensor, float]:
-        """Return by what the groups multiply the anchor, by parameter; 0 without one.
-
-        Raises:
-            RuntimeError: for an anchored parameter without a start.
-        """
-        strengths = {}
-        for k, group in enumerate(self.base.param_groups):
-            strength = group.get("anchor", 1.0) if self.anchor is not None else 0.0
-            for parameter in group["params"]:
-                if strength and parameter.requires_grad and parameter not in self._start:
-                    raise RuntimeError(
-                        f"`opt.base.add_param_group(...)` must not add anchored parameters. Found one of shape "
-                        f"{list(parameter.shape)} in group {k} without a starting point. Call "
-                        'opt.add_param_group(...), or give the group "anchor": 0.0.'
-                    )
-                strengths[parameter] = strength
-        return strengths
 
     def _check_itself(self, call: str) -> None:
         """Raise on an object that shows our attributes and class, as Lightning's does, but would set its own."""
@@ -994,9 +854,9 @@ class LessForgetting(Optimizer):
     def _check_open(self, call: str) -> None:
         """Raise if gradients cannot be taken now."""
         self._check_itself(call)
-        if self._capturing is not None:
+        if (name := self._gathering.capturing) is not None:
             raise RuntimeError(
-                f"`{call}` must not be inside another constraint. Found `opt.constraint({self._capturing!r})` open. "
+                f"`{call}` must not be inside another constraint. Found `opt.constraint({name!r})` open. "
                 "Close it first."
             )
         if self._solved or any(self._is_spent(parameter.grad) for parameter in self._parameters()):
@@ -1035,16 +895,11 @@ class LessForgetting(Optimizer):
                 "untouched: call opt.zero_grad() and skip this batch, or lower the rate."
             )
         for call, row in zip(calls, rows, strict=True):
-            for k, group in enumerate(self.base.param_groups):
-                labels = group.get("param_names", [f"parameter {i}" for i in range(len(group["params"]))])
-                for label, parameter in zip(labels, group["params"], strict=True):
-                    block = whole(row(parameter)) if parameter.requires_grad else None
-                    if block is not None and not block.isfinite().all():
-                        raise FloatingPointError(
-                            f"the gradient of {call} must be finite. Found NaN or infinity in {label} of group "
-                            f"{k}, shape {list(parameter.shape)}. Parameters and optimizer state are untouched: call "
-                            "opt.zero_grad() and skip this batch, or lower the rate."
-                        )
+            if (place := not_finite(row, self.base.param_groups)) is not None:
+                raise FloatingPointError(
+                    f"the gradient of {call} must be finite. Found NaN or infinity in {place}. Parameters and "
+                    "optimizer state are untouched: call opt.zero_grad() and skip this batch, or lower the rate."
+                )
         raise FloatingPointError(
             "the squared norms of the gradients must be finite in float64. Found an overflow. Scale the losses down."
         )
@@ -1053,7 +908,8 @@ class LessForgetting(Optimizer):
 def _solve_first(opt: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Compute the direction before any other hook of the step: one that clips finds it in `.grad`, as in torch."""
     assert isinstance(opt, LessForgetting)
-    if opt._rows and not opt._solved and opt._capturing is None and not any((*args[1:], *kwargs.values())):
+    waiting = opt._gathering.rows and not opt._solved and opt._gathering.capturing is None
+    if waiting and not any((*args[1:], *kwargs.values())):
         opt.solve()
 
 
@@ -1064,30 +920,3 @@ def _check_reached(call: str, reached: Collection[Tensor]) -> None:
             f"`{call}` must find a gradient. Found none: it depends on none of the optimizer's parameters. Check that "
             "it comes from this model and that it is not detached."
         )
-
-
-def _check_groups(groups: Sequence[dict[str, Any]]) -> None:
-    """Raise for parameter groups that cannot be wrapped."""
-    for group in groups:
-        if group.get("maximize"):
-            raise ValueError(
-                "`LessForgetting(base)` must minimise. Found a parameter group with maximize=True. Negate the losses "
-                "instead."
-            )
-        for parameter in group["params"]:
-            if parameter.is_complex():
-                raise TypeError(
-                    f"`LessForgetting(base)` must have real parameters. Found one of {parameter.dtype} with shape "
-                    f"{list(parameter.shape)}. Keep it as two real ones (torch.view_as_real)."
-                )
-        anchor = group.get("anchor", 1.0)
-        if not (isinstance(anchor, (int, float)) and anchor >= 0 and math.isfinite(anchor)):
-            raise ValueError(
-                f'`"anchor"` of a parameter group must be a number ≥ 0. Found {anchor!r}. Use 0.0 to leave the group '
-                "out of the anchor."
-            )
-
-
-def _anchored(groups: Sequence[dict[str, Any]]) -> list[Tensor]:
-    """Return the parameters of the groups that are anchored, in order."""
-    return [parameter for group in groups if group.get("anchor", 1.0) for parameter in group["params"]]

@@ -1,15 +1,19 @@
 """The metric of a base optimizer: by how much it scales each entry of a gradient before it subtracts it.
 
 In: a base optimizer's state of one parameter, as torch keeps it; it is read, never written. Out: P, a block for each
-parameter. May import: nothing of mgrad. Knows the optimizers of torch.
+parameter. May import: groups, jacobian, values. Knows the optimizers of torch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adafactor, Adagrad, Adam, AdamW, Optimizer, RMSprop
+
+from mgrad.groups import Groups, least_rate
+from mgrad.jacobian import Row, whole
+from mgrad.values import quotient
 
 State = Mapping[str, Any]
 Preconditioner = Callable[[State, State, Tensor, Tensor], Tensor]
@@ -41,6 +45,55 @@ def preconditioner(base: Optimizer) -> Preconditioner:
         f'`LessForgetting(metric="base")` must know the base\'s preconditioner. Found {type(base).__name__}. Use '
         f'metric="euclidean", or one of {", ".join(kind.__name__ for kind in _KNOWN)}.'
     )
+
+
+def preconditioner_row(
+    base: Optimizer, groups: Groups, rows: Sequence[Row], sizes: Sequence[Any] | None, *, keep: bool
+) -> Row:
+    """Return P for the rows of a step: the base's scaling, times its learning rates over the least of them.
+
+    Args:
+        base: the optimizer.
+        groups: of it.
+        rows: of the constraints, whose squares are added up, and g₀.
+        sizes: of each constraint, by what its row is divided first; None where the rows are as they are.
+        keep: whether a block is computed once: the base's step changes the state that P is made of.
+
+    Returns:
+        A block for each parameter, or None where no row has one.
+
+    Raises:
+        ValueError: for a base that is not known.
+    """
+    scaling, rate = preconditioner(base), least_rate(groups)
+    of = {parameter: group for group in groups for parameter in group["params"]}
+    kept: dict[Tensor, Tensor | None] = {}
+    divisors = [None] * (len(rows) - 1) if sizes is None else sizes
+
+    def row(parameter: Tensor) -> Tensor | None:
+        if parameter in kept:
+            return kept[parameter]
+        pairs = zip(rows[:-1], divisors, strict=True)
+        blocks = [(block, size) for row, size in pairs if (block := whole(row(parameter))) is not None]
+        if not blocks and (alone := whole(rows[-1](parameter))) is not None:
+            blocks = [(alone, None)]  # the objective's alone, of which d is a multiple there
+        scaled = None
+        if blocks:
+            group, kind = of[parameter], torch.promote_types(parameter.dtype, torch.float32)
+            square = torch.zeros_like(parameter, dtype=kind)
+            for block, size in blocks:
+                part = block.reshape(parameter.shape).to(kind)  # a block of the host comes in a line
+                if size is not None:
+                    part = part * quotient(1.0, torch.as_tensor(size, dtype=kind, device=parameter.device))
+                square.addcmul_(part, part)
+            scaled = scaling(base.state.get(parameter, {}), group, parameter, square)
+            if rate not in {0.0, group["lr"]}:
+                scaled.mul_(group["lr"] / rate)
+        if keep:
+            kept[parameter] = scaled
+        return scaled
+
+    return row
 
 
 def _sgd(_state: State, _group: State, _parameter: Tensor, square: Tensor) -> Tensor:

@@ -317,7 +317,7 @@ def test_on_a_cpu_the_memory_of_a_row_is_kept_until_the_next_of_its_place() -> N
     for name, factor in (("a", 1.0), ("b", 2.0), ("c", 3.0)):
         with opt.constraint(name):
             (factor * w).square().sum().backward()
-    rows = [weakref.ref(opt._rows[name][w]) for name in "abc"]
+    rows = [weakref.ref(opt._gathering.rows[name][w]) for name in "abc"]
     opt.step()
     opt.zero_grad()
     gc.collect()

@@ -65,7 +65,7 @@ def test_rounded_rows_take_half_the_memory_and_add_up_over_blocks() -> None:
     for factor in (1.0, 2.0):
         with opt.constraint("a"):
             (factor * w).sum().backward()
-    assert opt._rows["a"][w].dtype is torch.bfloat16
+    assert opt._gathering.rows["a"][w].dtype is torch.bfloat16
     assert opt.solve().gramian.tolist() == [[27.0]]
 
 
@@ -74,7 +74,7 @@ def test_gradients_of_16_bits_are_kept_as_they_are() -> None:
     opt = LessForgetting(SGD([w], lr=0.1), storage=Storage(rows="bfloat16", start="bfloat16"))
     with opt.constraint("a"):
         w.sum().backward()
-    assert opt._rows["a"][w].dtype is torch.float16
+    assert opt._gathering.rows["a"][w].dtype is torch.float16
     assert opt.start[w].dtype is torch.float16
 
 

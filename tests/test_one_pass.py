@@ -18,8 +18,9 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.optim import SGD
 from torch.utils.checkpoint import checkpoint
 
-from mgrad import HalfBatches, LessForgetting, one_pass
-from mgrad.one_pass import OnePass, check_examples
+from mgrad import HalfBatches, LessForgetting
+from mgrad.one_pass import OnePass, check_examples, passes
+from mgrad.one_pass.together import backward_together
 from tests.training import assert_identical, gradients, weights
 
 WIDTH, TOKENS, WORDS = 6, 4, 12
@@ -35,10 +36,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counted(plan: Any, losses: Any, *others: Any) -> Any:
         counts.append(len(losses))
-        return original(plan, losses, *others)
+        return backward_together(plan, losses, *others)
 
-    original = one_pass._one_pass
-    monkeypatch.setattr(one_pass, "_one_pass", counted)
+    monkeypatch.setattr(passes, "backward_together", counted)
     return counts
 
 
@@ -482,7 +482,7 @@ def test_a_loss_that_was_0_has_shown_nothing_of_its_examples(taken: list[int]) -
 
 
 def test_of_many_graphs_the_last_are_remembered(taken: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one_pass, "_REMEMBERED", 2)
+    monkeypatch.setattr(passes, "_REMEMBERED", 2)
     trained, known = model("linear"), OnePass()
     for step, factors in enumerate([0, 0, 1, 0, 2, 0, 1]):  # the last has been forgotten: 0 and 2 are later
         outputs = trained(batch(COUNTS, step))

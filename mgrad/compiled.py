@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_PART = 1 << 16  # values of each row that are worth a thread
+_PART = 1 << 22  # values of all rows that are worth another thread, which does not start at once
 _PARTS = 4  # for each thread, as others may be held up
 _PLAIN = Tensor, torch.nn.Parameter  # and no subclass, which may stand elsewhere
 
@@ -138,9 +138,11 @@ class Table:
 
     def _table(self, width: int) -> list[NDArray[Any]]:
         """Return addresses, those of what is subtracted, and factors; rows of zeros fill up the width."""
-        more = (0, 0), (0, width - self.count)
-        kinds = (self._places, np.uint64), (self._others, np.uint64), (self._factors, np.float32)
-        return [np.pad(np.array(of, kind), more) for of, kind in kinds]
+        tables: list[NDArray[Any]] = []
+        for of, kind in ((self._places, np.uint64), (self._others, np.uint64), (self._factors, np.float32)):
+            tables.append(np.zeros((len(of), width), kind))
+            tables[-1][:, : self.count] = of
+        return tables
 
     def _pieces(self) -> NDArray[np.int64]:
         """Return the blocks in pieces: of which block, from which value on, how many values."""
@@ -155,8 +157,8 @@ class Table:
 
         The others end here: a pool would be lost by a fork, and would not be had while Python is shutting down.
         """
-        count = max(1, min(torch.get_num_threads(), self.size // _PART))
-        parts = np.array_split(self._pieces(), _PARTS * count)
+        count = min(torch.get_num_threads(), 1 + self.count * self.size // _PART)
+        parts = np.array_split(self._pieces(), _PARTS * count if count > 1 else 1)
         left, found, raised = deque(enumerate(parts)), dict[int, Part](), list[BaseException]()
         threads = [Thread(target=self._work, args=(run, left, found, raised)) for _ in range(count - 1)]
         with suppress(RuntimeError):  # no more threads are to be had

@@ -277,6 +277,26 @@ def test_mgrad_works_where_numba_does_not(before: str, environment: dict[str, st
     assert process.stderr.count("numba cannot compile the loops of mgrad") == warnings
 
 
+OTHER_PROCESSOR = """
+import llvmlite.binding, torch
+llvmlite.binding.get_host_cpu_features = dict
+from mgrad import compiled, kernels
+assert kernels.LANES == 8
+rows, start = torch.randn(4, 1001, generator=torch.Generator().manual_seed(0)), torch.ones(1001)
+table = compiled.Table(5)
+table.add([*rows, compiled.Difference(rows[0], start, 0.5)])
+exact = torch.cat([rows, (rows[:1] - start) / 2]).double()
+exact = exact @ exact.T
+sizes = exact.diagonal().sqrt()
+assert ((table.products() - exact).abs() <= 1001 * 2.0**-24 * sizes * sizes[:, None]).all()
+"""
+
+
+def test_a_processor_without_long_vectors_computes_the_same() -> None:
+    plainest = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    subprocess.run([sys.executable, "-c", OTHER_PROCESSOR], check=True, env=os.environ | plainest)
+
+
 def test_a_thread_may_train_while_python_ends() -> None:
     script = f"""
 import threading, time

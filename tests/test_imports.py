@@ -96,7 +96,7 @@ ALLOWED: dict[str, list[str]] = {
 
 # Of others, besides the standard library.
 LIBRARIES = {"torch", "numpy", "scipy"}
-OPTIONAL = {"kernels.py": "numba"}  # only `compiled` imports it, inside a function that can do without
+OPTIONAL = {"kernels.py": {"numba", "llvmlite"}}  # only `compiled` imports it, inside a function that can do without
 NO_TORCH = "solvers/*"
 
 # Names that only these files may use, as attributes or imports.
@@ -129,7 +129,7 @@ def violations(file: str, source: str) -> list[str]:
                 found.append(f"imports {module}")
         elif top == "torch" and fnmatch(file, NO_TORCH):
             found.append("imports torch")
-        elif top not in {*LIBRARIES, OPTIONAL.get(file)} and top not in sys.stdlib_module_names:
+        elif top not in LIBRARIES | OPTIONAL.get(file, set()) and top not in sys.stdlib_module_names:
             found.append(f"imports {top}")
     return found + [f"uses {name}" for name in RESERVED if file not in RESERVED[name] and name in _names(tree)]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -258,15 +259,16 @@ def whole(block: Block | None) -> Tensor | None:
 
 def _is_resolved(products: Tensor, rows: Sequence[Row], parameters: Sequence[Tensor], size: int) -> bool:
     """Tell whether float32 products determine all quadratic forms of G well enough (math.md, 121-122)."""
-    squares, single = products.diagonal(), torch.finfo(torch.float32)
+    values, single = products.numpy(), torch.finfo(torch.float32)
+    squares = values.diagonal()
     live = squares > 0
-    if not products.isfinite().all() or (squares[live] < size * single.tiny / single.eps).any():
+    if not np.isfinite(values).all() or (squares[live] < size * single.tiny / single.eps).any():
         return False
-    if not all(_is_zero(rows[i], parameters) for i in (~live).nonzero()[:, 0].tolist()):
+    if not all(_is_zero(rows[i], parameters) for i in np.flatnonzero(~live).tolist()):
         return False
-    lengths = squares[live].sqrt()
-    cosines = products[live][:, live] / lengths / lengths[:, None]
-    return not len(cosines) or len(cosines) * _LOSS <= _RESOLVED * float(torch.linalg.eigvalsh(cosines)[0])
+    lengths = np.sqrt(squares[live])
+    cosines = values[np.ix_(live, live)] / lengths / lengths[:, None]
+    return not len(cosines) or len(cosines) * _LOSS <= _RESOLVED * float(np.linalg.eigvalsh(cosines)[0])
 
 
 def _is_zero(row: Row, parameters: Sequence[Tensor]) -> bool:

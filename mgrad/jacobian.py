@@ -46,7 +46,7 @@ _PIECE = 1 << 15  # values whose products are summed in float32: few enough to l
 _FEW = 8  # rows of which half of the products take as long as all
 # Values from which on float64 products cost more than they are worth where float32 resolves G, and compiled loops less
 # than calls of torch.
-_MANY = 1 << 17
+_MANY = 1 << 15
 # What a sum of a share may lose, relative to the lengths (math.md, 120): BLAS adds up eight at a time at least.
 _LOSS = _SHARE / 8 * 2.0**-24
 _RESOLVED = 1 / 16  # by which quadratic forms of G may be wrong at worst (math.md, 121)

@@ -4,6 +4,7 @@ In: where blocks of rows stand in memory. Out: their inner products; their combi
 llvmlite, which the extra `fast` installs; only `compiled` imports this file.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ if config.DISABLE_JIT:
 # rows, and of as many that are on their way, to stay in the nearest cache. A multiple of `LANES`.
 BLOCK = 384
 TILE = 3  # rows by rows whose sums stay in registers
-LANES = 16 if get_host_cpu_features().get("avx512f") else 8  # values of a register; numba itself takes half of 16
+LANES = 8  # values of a register
+with suppress(RuntimeError):  # of a processor that LLVM does not know
+    LANES = 16 if get_host_cpu_features().get("avx512f") else 8  # of which LLVM by itself takes 8 only
 LINE = 64  # bytes that memory sends at a time
 # No order of sums is promised, but 0, infinity and NaN are what they are.
 _LOOSE = {"reassoc", "contract", "nsz"}

@@ -154,7 +154,7 @@ def road(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.mark.usefixtures("road")
 class TestManyProducts:
-    """Of more than 2¹⁷ float32 values: products in float32, shares of 2¹³ each or less (math.md, 120-122)."""
+    """Of more than 2¹⁵ float32 values: products in float32, shares of 2¹³ each or less (math.md, 120-122)."""
 
     SIZE = 2**17 + 12_345
     LOSS = 2.0**13 / 8 * 2.0**-24  # (120)

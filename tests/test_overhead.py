@@ -249,6 +249,15 @@ def test_memory_is_counted_from_the_reference_of_the_same_cell() -> None:
     assert [report.gradients(row, rows, "used") for row in rows] == [0.0, 1.25, None]
 
 
+def test_least_are_two_readings_of_the_rows_and_two_points_and_one_writing() -> None:
+    cell = {"device": "cpu", "model": "transformer", "setting": "heads", "losses": 5, "values": 10**6}
+    times = [cell | {"stepper": s, "ratio": r, "seconds": 0.5} for s, r in ((REFERENCE, 1.0), (OURS, 1.2))]
+    moved = 4 * 10**6 * (5 + 2 + 5 + 2 + 1)
+    record = {"times": times, "memory": [], "scaling": [{"bandwidth": 1e9}]}
+    assert f"| 1.05    | 1.20  | not met | +{moved / 1e9 / 0.5:.2f} " in "".join(report._bars(record))
+    assert "| not met |  " in "".join(report._bars(record | {"scaling": []}))
+
+
 def test_every_stepper_has_a_look_of_its_own() -> None:
     assert len({plot.look(name) for name in EVERYONE}) == len(EVERYONE)
 

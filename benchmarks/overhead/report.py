@@ -15,6 +15,7 @@ from benchmarks.overhead.models import MODELS
 from benchmarks.overhead.peers import EVERYONE
 from benchmarks.overhead.profile import PARTS
 from benchmarks.overhead.record import of_device
+from benchmarks.overhead.scaling import BYTES
 from benchmarks.overhead.scaling import PARTS as SCALED
 from benchmarks.overhead.steppers import OURS, REFERENCE
 from benchmarks.tables import number, table
@@ -66,7 +67,7 @@ def gradients(row: Row, rows: Sequence[Row], which: str = "bytes") -> float | No
     keys = ("device", "model", "setting", "losses")
     for other in rows:
         if other["stepper"] == REFERENCE and which in other and all(other[key] == row[key] for key in keys):
-            return float((row[which] - other[which]) / (4 * row["values"])) if which in row else None
+            return float((row[which] - other[which]) / (BYTES * row["values"])) if which in row else None
     return None
 
 
@@ -97,15 +98,24 @@ def _bars(record: Row) -> list[str]:
     for m, bar in TIMES.items():
         for setting, most in (("batches", bar), ("heads", HEADS)):
             if OURS in (found := rows("times", setting, m)):
-                ratio = found[OURS]["ratio"]
-                lines.append([f"{setting}, m = {m}: time / m passes", f"{most:.2f}", f"{ratio:.2f}", _met(ratio, most)])
+                ratio, least = found[OURS]["ratio"], _least(record["scaling"], found[REFERENCE])
+                what = f"{setting}, m = {m}: time / m passes"
+                lines.append([what, f"{most:.2f}", f"{ratio:.2f}", _met(ratio, most), least])
         memory = rows("memory", "batches", m)
         for which, what in (("bytes", "gradients"), ("used", "gradients, in use")):
             above = gradients(memory[OURS], list(memory.values()), which) if OURS in memory else None
             if above is not None:
                 most = MEMORY * m
-                lines.append([f"batches, m = {m}: {what}", f"{most:.2f}", f"{above:.2f}", _met(above, most)])
-    return [table([MODEL, "at most", "found", ""], lines)] if lines else []
+                lines.append([f"batches, m = {m}: {what}", f"{most:.2f}", f"{above:.2f}", _met(above, most), ""])
+    return [table([MODEL, "at most", "found", "", "reading and writing alone"], lines)] if lines else []
+
+
+def _least(scaling: Sequence[Row], reference: Row) -> str:
+    """Return what G and d add at the bandwidth of a copy: m rows, θ and θ₀ are read for each, and d is written."""
+    if not scaling or "values" not in reference:
+        return ""
+    moved = BYTES * reference["values"] * (2 * (reference["losses"] + 2) + 1)
+    return f"+{moved / scaling[0]['bandwidth'] / reference['seconds']:.2f}"
 
 
 def _met(found: float, bar: float) -> str:

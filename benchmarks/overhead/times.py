@@ -40,19 +40,19 @@ def measure(
         until: from this time on, by the monotonic clock, no turn is begun after the third.
 
     Returns:
-        Of each its median seconds, and the median and the quartiles of the ratio to the reference of the same turn; of
-        one that raised, its error.
+        Of each n, its median seconds, and the median and the quartiles of the ratio to the reference of the same turn;
+        of one that raised, its error.
     """
-    started = {
-        stepper: _start(stepper, build(name, losses, setting, device))
-        for stepper in dict.fromkeys((REFERENCE, *steppers))
-    }
+    models = {stepper: build(name, losses, setting, device) for stepper in dict.fromkeys((REFERENCE, *steppers))}
+    values = sum(parameter.numel() for parameter in models[REFERENCE].parameters)
+    started = {stepper: _start(stepper, model) for stepper, model in models.items()}
     steps = {stepper: step for stepper, step in started.items() if not isinstance(step, str)}
     taken = _turns(steps, repeats, device, until)
     by = np.array(taken[REFERENCE])
     records = []
     for stepper, step in started.items():
         cell = {"device": device, "model": name, "setting": setting, "losses": losses, "stepper": stepper}
+        cell["values"] = values
         if isinstance(step, str):
             records.append({**cell, "failed": step})
             continue

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _PART = 1 << 22  # values of all rows that are worth another thread, which does not start at once
+_HELD = 1 << 23  # values of each row that are read at once: blocks that were formed on the way are kept so long
 _PARTS = 4  # for each thread, as others may be held up
 _PLAIN = Tensor, torch.nn.Parameter  # and no subclass, which may stand elsewhere
 
@@ -102,6 +103,11 @@ class Table:
         if target is not None:
             self._targets.append(target)
         return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has so much that a new one should be begun."""
+        return self.size >= _HELD
 
     def products(self) -> Tensor:
         """Return the inner products of the rows [k, k], float64: sums of float32 ones of few values (math.md, 120).

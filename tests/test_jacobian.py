@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import Embedding, Parameter
 
-from mgrad import compiled, jacobian
-from mgrad.jacobian import Row, along, capture, combine, gramian, norm, shared_graphs, whole
+from mgrad import compiled
+from mgrad.jacobian import Row, along, capture, combine, gramian, norm, products, shared_graphs, whole
 
 HOST = torch.device("cpu")
 SHAPES: list[tuple[int, ...]] = [(), (1,), (0, 3), (7,), (2, 5), (3, 2, 2)]
@@ -115,7 +115,7 @@ class TestGramian:
         functions: list[Row] = [row.get for row in blocks]
         stacked = torch.stack([flat(row, parameters) for row in functions])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(jacobian._WINDOW, "cpu", (0, window))
+            patch.setitem(products._WINDOW, "cpu", (0, window))
             actual = gramian(functions, parameters, HOST)
         assert actual.dtype == torch.float64
         assert torch.equal(actual, stacked @ stacked.T)

@@ -1,0 +1,26 @@
+"""The rows of the Jacobian: taking them from autograd, their inner products, their combination.
+
+In: parameters and what autograd leaves in `.grad`. Out: G, on the host or on their device, and one block of the
+direction per parameter. May import: its own files, which import compiled. Knows no optimizer.
+"""
+
+from mgrad.jacobian.autograd import capture, check_dense, shared_graphs, unshared
+from mgrad.jacobian.blocks import Block, Lazy, Row, whole
+from mgrad.jacobian.combination import combine
+from mgrad.jacobian.inner import along, norm
+from mgrad.jacobian.products import gramian
+
+__all__ = [
+    "Block",
+    "Lazy",
+    "Row",
+    "along",
+    "capture",
+    "check_dense",
+    "combine",
+    "gramian",
+    "norm",
+    "shared_graphs",
+    "unshared",
+    "whole",
+]

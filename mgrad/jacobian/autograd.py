@@ -1,0 +1,111 @@
+"""Taking rows from autograd.
+
+In: parameters, and what is backpropagated. Out: rows; which graphs are still wanted. May import: nothing of mgrad.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+
+@contextmanager
+def capture(parameters: Sequence[Tensor], row: dict[Tensor, Tensor]) -> Iterator[None]:
+    """Take over what is backpropagated inside the block as (more of) one row, without a copy.
+
+    Gradients that stood in `.grad` before are put aside and are back afterwards, also after an exception; the row is
+    then left as autograd left it.
+
+    Args:
+        parameters: those whose `.grad` belongs to the row.
+        row: the row so far; receives the blocks of the parameters that took part.
+
+    Yields:
+        Nothing; call `backward` inside.
+
+    Raises:
+        TypeError: if a gradient is sparse.
+
+    Cost: no memory beyond the row itself; a copy of gradients that share theirs.
+    """
+    outside = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = row.get(parameter)
+    try:
+        yield
+        check_dense("opt.constraint(...)", parameters)
+        row.update(unshared({parameter: parameter.grad for parameter in parameters if parameter.grad is not None}))
+    finally:
+        for parameter, gradient in zip(parameters, outside, strict=True):
+            parameter.grad = gradient
+
+
+def unshared(row: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    """Set the blocks of a row apart, so that each can be written by itself.
+
+    Where parameters of one size are added as views, autograd leaves them one gradient in one memory.
+
+    Args:
+        row: is changed: blocks that share the memory of an earlier one are copied.
+
+    Returns:
+        The row.
+    """
+    seen = set[int]()
+    for parameter, block in row.items():
+        place = block.untyped_storage().data_ptr()
+        if place in seen:
+            row[parameter] = block.clone()
+        seen.add(place)
+    return row
+
+
+def check_dense(call: str, parameters: Sequence[Tensor]) -> None:
+    """Raise for a gradient that is sparse.
+
+    Args:
+        call: the name that the user wrote.
+        parameters: whose `.grad` is looked at.
+
+    Raises:
+        TypeError: for the first sparse gradient.
+    """
+    for k, parameter in enumerate(parameters):
+        if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+            raise TypeError(
+                f"`{call}` must find dense gradients. Found a sparse one for parameter {k}, of shape "
+                f"{list(parameter.shape)}. Build its layer with sparse=False."
+            )
+
+
+def shared_graphs(losses: Sequence[Tensor]) -> list[bool]:
+    """Tell for each loss whether its graph shares an operation with that of a later loss.
+
+    Only such a graph must be retained after its backward pass; the leaves, which hold the parameters, do not count.
+
+    Args:
+        losses: in the order in which they will be backpropagated.
+
+    Returns:
+        One flag for each loss.
+
+    Cost: one visit of each operation of the graphs.
+    """
+    leaf = -1
+    owners: dict[Node, int] = {}  # the last of the losses that an operation is of
+    flags = []
+    for place, loss in enumerate(reversed(losses)):
+        shared, queue = False, [] if loss.grad_fn is None else [loss.grad_fn]
+        while queue:
+            node = queue.pop()
+            owner = owners.get(node)
+            if owner is None:
+                edges = node.next_functions
+                owners[node] = place if edges else leaf
+                queue += [following for following, _ in edges if following is not None]
+            elif owner not in {place, leaf}:
+                shared = True
+        flags.append(shared)
+    return flags[::-1]

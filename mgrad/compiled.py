@@ -159,9 +159,10 @@ class Table:
         return np.stack([blocks, starts, np.minimum(most, sizes[blocks] - starts)], axis=1)
 
     def _parts(self, run: Callable[[NDArray[np.int64]], Part]) -> list[Part]:
-        """Return what is found over parts of the pieces, in order, in as many threads as torch has, this one too.
+        """Return what is found over parts of the pieces, in order, in at most as many threads as torch has.
 
-        The others end here: a pool would be lost by a fork, and would not be had while Python is shutting down.
+        This one is one of them, and the others end here: a pool would be lost by a fork, and would not be had while
+        Python is shutting down.
         """
         count = min(torch.get_num_threads(), 1 + self.count * self.size // _PART)
         parts = np.array_split(self._pieces(), _PARTS * count if count > 1 else 1)

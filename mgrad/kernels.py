@@ -136,9 +136,11 @@ def products(pieces: Any, places: Any, others: Any, factors: Any, scratch: Any) 
                 x = carray(_pointer(at[i]), length)
                 at[i] = scratch + np.uint64(i) * width
                 way, factor = carray(_pointer(at[i]), whole * LANES), factors[p, i]
-                way[length:] = 0
+                for q in range(length, whole * LANES):
+                    way[q] = 0
                 if others[p, i] == 0:
-                    way[:length] = x
+                    for q in range(length):
+                        way[q] = x[q]
                 else:
                     y = carray(_pointer(others[p, i] + away), length)
                     for q in range(length):

@@ -417,7 +417,8 @@ class LessForgetting(Optimizer):
         self._check_name(call, name)
         self._check_open(call)
         self._gathering.drop_overflow()
-        with self._gathering.take(name, self._parameters, self._still):
+        halved = isinstance(self.noise, HalfBatches)
+        with self._gathering.take(name, self._parameters, self._still, halved=halved):
             yield
 
     def solve(self, losses: Mapping[str, float | Tensor] | None = None) -> Report:
@@ -582,7 +583,7 @@ class LessForgetting(Optimizer):
             assert self._lagrangian is not None
             held.append(self._lagrangian)
         forgetting = [] if objective is None else [objective.detach()]
-        for parameter, strength in self._starts.strengths(self.base.param_groups).items():
+        for parameter, strength in self._starts.strengths(self.anchor, self.base.param_groups).items():
             if strength and parameter.requires_grad and parameter.grad is not None:
                 forgetting.append(self._starts.moved(parameter, strength))
                 if not self._solved:  # in a later evaluation; in d it is already
@@ -607,7 +608,7 @@ class LessForgetting(Optimizer):
         try:
             group = self.base.param_groups[-1]
             check_groups([group])
-            self._starts.extend(group)
+            self._starts.extend(self.anchor, group)
         except BaseException:
             self.base.param_groups.pop()
             raise
@@ -704,7 +705,7 @@ class LessForgetting(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a state of `__getstate__`, with no gradients."""
         super().__setstate__(state)
-        self._gathering = Gathering(self.storage, halved=isinstance(self.noise, HalfBatches))
+        self._gathering = Gathering(self.storage)
         self._reset()
         self._one_pass = OnePass()
         self.register_step_pre_hook(_solve_first)
@@ -833,7 +834,7 @@ class LessForgetting(Optimizer):
         """
         means = self._row_average.rows.values() if self._row_average else ()
         reached = set(reached).union(*self._gathering.rows.values(), *means)
-        strengths, outside = self._starts.strengths(self.base.param_groups), self._gathering.objective
+        strengths, outside = self._starts.strengths(self.anchor, self.base.param_groups), self._gathering.objective
 
         def row(parameter: Tensor) -> Block | None:
             losses = [block for block in (parameter.grad, outside.get(parameter)) if block is not None]

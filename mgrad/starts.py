@@ -18,7 +18,6 @@ class Starts:
     """θ₀ and F of every anchored parameter.
 
     Attributes:
-        anchor: the objective, None where there is none and nothing is anchored.
         start: θ₀ by parameter, as it is kept.
     """
 
@@ -26,48 +25,49 @@ class Starts:
         """Anchor the parameters of groups at their present weights, or those of the anchor's own.
 
         Args:
-            anchor: the objective.
+            anchor: the objective, None for none.
             storage: how θ₀ is kept.
             groups: of the optimizer; those with "anchor" 0 are left out.
 
         Raises:
             ValueError: if the anchor's own tensors do not fit.
         """
-        self.anchor, self.storage = anchor, storage
+        self.storage = storage
         self.start: dict[Tensor, Tensor] = {}
         self.weight: dict[Tensor, Tensor | float] = {}
         if anchor is not None:
             self._add(anchor, _anchored(groups))
 
-    def extend(self, group: Mapping[str, Any]) -> None:
+    def extend(self, anchor: Anchor | None, group: Mapping[str, Any]) -> None:
         """Anchor a further group at its present weights.
 
         Args:
+            anchor: the objective.
             group: as of an optimizer.
 
         Raises:
             ValueError: if it is to be anchored and the anchor has tensors of its own, which cannot know it.
         """
         anchored = _anchored([group])
-        if self.anchor is None or not anchored:
+        if anchor is None or not anchored:
             return
-        if self.anchor.is_fixed:
+        if anchor.is_fixed:
             raise ValueError(
                 "`opt.add_param_group(group)` must not be anchored where the anchor has tensors of its own. Found "
                 f'"anchor" {group.get("anchor", 1.0)}. Give the group "anchor": 0.0.'
             )
-        self._add(self.anchor, anchored)
+        self._add(anchor, anchored)
 
     def _add(self, anchor: Anchor, parameters: Sequence[Tensor]) -> None:
         """Keep θ₀ and F of some parameters."""
-        starts, weights = anchor.start(parameters), anchor.weights(parameters)
-        self.start |= zip(parameters, map(self.storage.keep_start, starts), strict=True)
-        self.weight |= zip(parameters, weights, strict=True)
+        self.start |= zip(parameters, map(self.storage.keep_start, anchor.start(parameters)), strict=True)
+        self.weight |= zip(parameters, anchor.weights(parameters), strict=True)
 
-    def strengths(self, groups: Groups) -> dict[Tensor, float]:
+    def strengths(self, anchor: Anchor | None, groups: Groups) -> dict[Tensor, float]:
         """Return by what the groups multiply the anchor, by parameter; 0 without one.
 
         Args:
+            anchor: the objective.
             groups: of the optimizer, as they are now.
 
         Raises:
@@ -75,7 +75,7 @@ class Starts:
         """
         strengths = {}
         for k, group in enumerate(groups):
-            strength = group.get("anchor", 1.0) if self.anchor is not None else 0.0
+            strength = group.get("anchor", 1.0) if anchor is not None else 0.0
             for parameter in group["params"]:
                 if strength and parameter.requires_grad and parameter not in self.start:
                     raise RuntimeError(

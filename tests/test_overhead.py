@@ -253,7 +253,11 @@ def test_least_are_two_readings_of_the_rows_and_two_points_and_one_writing() -> 
     cell = {"device": "cpu", "model": "transformer", "setting": "heads", "losses": 5, "values": 10**6}
     times = [cell | {"stepper": s, "ratio": r, "seconds": 0.5} for s, r in ((REFERENCE, 1.0), (OURS, 1.2))]
     moved = 4 * 10**6 * (5 + 2 + 5 + 2 + 1)
-    record = {"times": times, "memory": [], "scaling": [{"bandwidth": 1e9}]}
+    record = {
+        "times": times,
+        "memory": [],
+        "scaling": [{"device": "cuda", "bandwidth": 1e12}, {"device": "cpu", "bandwidth": 1e9}],
+    }
     assert f"| 1.05    | 1.20  | not met | +{moved / 1e9 / 0.5:.2f} " in "".join(report._bars(record))
     assert "| not met |  " in "".join(report._bars(record | {"scaling": []}))
 

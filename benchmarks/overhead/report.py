@@ -98,7 +98,7 @@ def _bars(record: Row) -> list[str]:
     for m, bar in TIMES.items():
         for setting, most in (("batches", bar), ("heads", HEADS)):
             if OURS in (found := rows("times", setting, m)):
-                ratio, least = found[OURS]["ratio"], _least(record["scaling"], found[REFERENCE])
+                ratio, least = found[OURS]["ratio"], _least(record, found[REFERENCE])
                 what = f"{setting}, m = {m}: time / m passes"
                 lines.append([what, f"{most:.2f}", f"{ratio:.2f}", _met(ratio, most), least])
         memory = rows("memory", "batches", m)
@@ -110,12 +110,13 @@ def _bars(record: Row) -> list[str]:
     return [table([MODEL, "at most", "found", "", "reading and writing alone"], lines)] if lines else []
 
 
-def _least(scaling: Sequence[Row], reference: Row) -> str:
+def _least(record: Row, reference: Row) -> str:
     """Return what G and d add at the bandwidth of a copy: m rows, θ and θ₀ are read for each, and d is written."""
-    if not scaling or "values" not in reference:
+    copies = [row["bandwidth"] for row in record["scaling"] if row["device"] == reference["device"]]
+    if not copies or "values" not in reference:
         return ""
     moved = BYTES * reference["values"] * (2 * (reference["losses"] + 2) + 1)
-    return f"+{moved / scaling[0]['bandwidth'] / reference['seconds']:.2f}"
+    return f"+{moved / copies[0] / reference['seconds']:.2f}"
 
 
 def _met(found: float, bar: float) -> str:

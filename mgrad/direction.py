@@ -185,6 +185,7 @@ def solve_direction(
         The report, and what the direction is made of.
 
     Raises:
+        TypeError: if the rule returns no `Requirement` of m decreases.
         ValueError: by the rule, if it does not fit the constraints; with normalise="loss" if the losses are not known
             or, on the host, one is not positive.
 
@@ -194,6 +195,16 @@ def solve_direction(
     original, gramian = gramian, gramian * scales * scales[:, None]
     stationarity, weak = shortest_vector(gramian)
     requirement = decrease(Situation(gramian, stationarity, names, losses, limit, scales, declared))
+    if not isinstance(requirement, Requirement) or len(requirement.decrease) != len(names):
+        found = (
+            f"a decrease of {len(requirement[0])}"
+            if isinstance(requirement, Requirement)
+            else type(requirement).__name__
+        )
+        raise TypeError(
+            f"`{decrease!r}` must return a Requirement of {len(names)} decreases. Found {found}. Return "
+            "Requirement(b, pace, Status.OPTIMAL, 0), pace the coefficients of the gradient that sets the pull's scale."
+        )
     b, pace = requirement.decrease, requirement.pace
     strong = root(pace @ gramian @ pace)
 

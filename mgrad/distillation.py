@@ -112,11 +112,15 @@ class Distillation:
         outputs, target = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (outputs, target))
         if self.measure == "mse":
             return (outputs - target).square().mean(-1)
+        # Where both are the same, to the digit, the gradient is 0 to the digit: of a gradient that is rounding alone a
+        # relative pull would make a whole one.
         if self.measure == "cosine":
-            return 1 - functional.cosine_similarity(outputs, target, dim=-1)
-        student, teacher = (x.div(self.temperature).log_softmax(-1) for x in (outputs, target))
-        apart = (teacher - student).masked_fill(teacher == -math.inf, 0.0)  # 0·log 0 of what is masked out
-        return (teacher.exp() * apart).sum(-1) * self.temperature**2
+            student, teacher = (functional.normalize(x, dim=-1) for x in (outputs, target))
+            return (student - teacher).square().sum(-1) / 2
+        student, teacher = (x.div(self.temperature) for x in (outputs, target))
+        shares = (teacher - teacher.logsumexp(-1, keepdim=True)).exp()
+        apart = (teacher - student).masked_fill(shares == 0, 0.0)  # 0·log 0 of what is masked out
+        return (student.logsumexp(-1) - teacher.logsumexp(-1) + (shares * apart).sum(-1)) * self.temperature**2
 
     @contextmanager
     def _teaching(self) -> Iterator[Callable[..., Any]]:

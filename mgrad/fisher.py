@@ -56,7 +56,8 @@ class FisherAnchor(Anchor):
                 found = f"shape {list(named[name].shape)} of the model's" if name in named else "no such parameter"
                 raise ValueError(
                     f"`FisherAnchor(fisher, model)` must fit the model. Found {found} for {name!r} of shape "
-                    f"{list(value.shape)}. Pass the model that F was estimated of."
+                    f"{list(value.shape)}. Leave out what has been replaced since F was estimated, such as a head, and "
+                    "pass the model itself, not one that wraps or compiles it."
                 )
             if not (value >= 0).all() or not value.isfinite().all():
                 raise ValueError(
@@ -118,6 +119,7 @@ def estimate_fisher(
         F by the names of the parameters, each of its shape, dtype and device.
 
     Raises:
+        TypeError: for a batch that is no pair of inputs and labels.
         ValueError: if there is no example, or labels that "true" cannot take.
         RuntimeError: if the model cannot be batched by vmap, and chunk is not 1.
 
@@ -161,7 +163,13 @@ def estimate_fisher(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        for inputs, labels in progress(batches):
+        for batch in progress(batches):
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise TypeError(
+                    f"`estimate_fisher(model, batches)` must have pairs of inputs and labels. Found "
+                    f'{type(batch).__name__}. Of mappings pass ((batch, batch.pop("labels")) for batch in batches).'
+                )
+            inputs, labels = batch
             count += len(labels)
             inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs  # of mappings vmap knows dicts
             with torch.no_grad():

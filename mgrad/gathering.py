@@ -25,13 +25,14 @@ class Gathering:
         capturing: the constraint whose block is open.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, *, halved: bool) -> None:
         """Have nothing yet.
 
         Args:
             storage: how rows are kept.
+            halved: whether each constraint comes in two halves.
         """
-        self.storage = storage
+        self.storage, self.halved = storage, halved
         self.rows: dict[str, dict[Tensor, Any]] = {}
         self._memory: list[dict[Tensor, Any]] = []  # the rows of the step before, each until its place is taken
         self.clear()
@@ -71,12 +72,7 @@ class Gathering:
 
     @contextmanager
     def take(
-        self,
-        name: str,
-        parameters: Callable[[], Sequence[Tensor]],
-        still: Callable[[], Set[Tensor]],
-        *,
-        halved: bool,
+        self, name: str, parameters: Callable[[], Sequence[Tensor]], still: Callable[[], Set[Tensor]]
     ) -> Iterator[None]:
         """Make what is backpropagated inside the block part of a constraint's row.
 
@@ -84,7 +80,6 @@ class Gathering:
             name: of the constraint.
             parameters: returns those whose gradients are taken.
             still: returns those over which halves are not compared.
-            halved: whether each constraint comes in two halves.
 
         Raises:
             RuntimeError: for a third half.
@@ -96,7 +91,7 @@ class Gathering:
                 f"`{call}` must be opened twice with noise=HalfBatches(), once for each half. Found a third time. Put "
                 "all micro-batches of a half into one block."
             )
-        row = {} if halved else opened(self.rows.get(name, {}))
+        row = {} if self.halved else opened(self.rows.get(name, {}))
         if name not in self.rows and self._memory:
             self._memory.pop(0)  # for the row to come
         self.capturing = name
@@ -110,7 +105,7 @@ class Gathering:
                 f"`{call}` must find a gradient. Found none: no loss that was backpropagated inside depends on the "
                 "optimizer's parameters. Check that the loss comes from this model and that it is not detached."
             )
-        if halved and name in self.rows:
+        if self.halved and name in self.rows:
             first, unmoved = self.rows[name], still()
             moving = [parameter for parameter in parameters() if parameter not in unmoved]
             home = next(iter(row)).device  # where a scaler of gradients there can unscale it

@@ -37,12 +37,24 @@ def check_groups(groups: Groups) -> None:
                     f"`LessForgetting(base)` must have real parameters. Found one of {parameter.dtype} with shape "
                     f"{list(parameter.shape)}. Keep it as two real ones (torch.view_as_real)."
                 )
-        anchor = group.get("anchor", 1.0)
-        if not (isinstance(anchor, (int, float)) and anchor >= 0 and math.isfinite(anchor)):
-            raise ValueError(
-                f'`"anchor"` of a parameter group must be a number ≥ 0. Found {anchor!r}. Use 0.0 to leave the group '
-                "out of the anchor."
-            )
+        check_anchor(group)
+
+
+def check_anchor(group: Mapping[str, Any]) -> None:
+    """Check by what a group multiplies the anchor.
+
+    Args:
+        group: of the base; its `"anchor"` may have been set since it was wrapped.
+
+    Raises:
+        ValueError: if that is no number ≥ 0.
+    """
+    anchor = group.get("anchor", 1.0)
+    if not (isinstance(anchor, (int, float)) and anchor >= 0 and math.isfinite(anchor)):
+        raise ValueError(
+            f'`"anchor"` of a parameter group must be a number ≥ 0. Found {anchor!r}. Use 0.0 to leave the group out '
+            "of the anchor."
+        )
 
 
 def every_parameter(groups: Groups) -> list[Tensor]:

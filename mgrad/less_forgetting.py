@@ -47,6 +47,9 @@ from mgrad.storage import Storage
 from mgrad.values import root
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
+_SHARED = ("decrease", "strength", "scale", "limit", "normalise", "solver")  # options of `constrained_direction`, too
+_OWN = ("anchor", "decrease", "noise", "solver", "metric", "enforce", "storage")
+_FIXED = ("anchor", "noise", "storage", "constraints", "missing")  # of which something is kept from step to step
 
 
 class LessForgetting(Optimizer):
@@ -146,23 +149,6 @@ class LessForgetting(Optimizer):
                 f"`LessForgetting(base)` must be an instance of torch.optim.Optimizer. Found {found}. "
                 "Pass one with its parameters, such as torch.optim.AdamW(model.parameters())."
             )
-        check_wrapping(
-            anchor=anchor,
-            decrease=decrease,
-            noise=noise,
-            solver=solver,
-            metric=metric,
-            enforce=enforce,
-            storage=storage,
-        )
-        check_options("LessForgetting", strength, scale, limit, solver, decrease, normalise)
-        if metric == "base":
-            preconditioner(base)  # raises for one that is not known
-        if (metric, enforce) != ("euclidean", "gradient") and any("lr" not in group for group in base.param_groups):
-            raise ValueError(
-                f'`LessForgetting(metric={metric!r}, enforce={enforce!r})` must know the learning rate. Found no "lr" '
-                f"in a parameter group of {type(base).__name__}. Give its groups one."
-            )
         self.base = base
         self.anchor = anchor
         self.decrease = decrease
@@ -174,7 +160,8 @@ class LessForgetting(Optimizer):
         self.solver: Solver = solver
         self.metric: Metric = metric
         self.enforce: Enforce = enforce
-        self.storage = storage or Storage()
+        self.storage = Storage() if storage is None else storage
+        self._check_options()
         self._sketches = 0  # so many have been drawn
         self.constraints = None if constraints is None else check_names(constraints)
         if missing and self.constraints is None:
@@ -192,6 +179,18 @@ class LessForgetting(Optimizer):
         self.__setstate__({})
         check_groups(self.param_groups)
         self._starts = Starts(anchor, self.storage, self.param_groups)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; an option of an optimizer in use is checked as when wrapping, or refused."""
+        if "_gathering" in vars(self):
+            if name in _FIXED:
+                raise AttributeError(
+                    f"`opt.{name} = ...` must be set when wrapping. Found {value!r} for an optimizer in use. Wrap the "
+                    "base anew; for no pull set opt.strength = 0."
+                )
+            if name in {*_SHARED, *_OWN}:
+                self._check_options(**{name: value})
+        super().__setattr__(name, value)
 
     # ------------------------------------------------------------------ what is the base's
 
@@ -259,19 +258,24 @@ class LessForgetting(Optimizer):
             TypeError: if a loss is not a tensor (with noise=HalfBatches() a pair of them), a name not a string, a
                 number of examples no integer, or a gradient is sparse.
             ValueError: if there is no constraint, a name is unknown or has gradients already, or a loss is not a real
-                scalar, is not finite, needs no gradient, or depends on none of the parameters; if `examples` do not
-                fit the losses, batch norm in training mode mixes them, or no rows are kept; if a function returns
-                another loss at its second call; as `solve`.
+                scalar, needs no gradient, or depends on none of the parameters; if `examples` do not fit the losses,
+                batch norm in training mode mixes them, or no rows are kept; if a function returns another loss at its
+                second call; as `solve`.
             RuntimeError: if `.grad` still holds a direction, or inside a `constraint` block; with `examples`, if a
                 gradient is accumulated behind the graph's back.
-            FloatingPointError: if a gradient is not finite. After any error the gradients of this call are dropped;
-                parameters, optimizer state and what stood in `.grad` are as before. With solver="device" neither
-                losses nor gradients are asked whether they are finite: where a gradient is not, the direction is 0,
-                and looking at the report raises.
+            FloatingPointError: if a loss or a gradient is not finite. After any error the gradients of this call are
+                dropped; parameters, optimizer state and what stood in `.grad` are as before. With solver="device"
+                neither losses nor gradients are asked whether they are finite: where a gradient is not, the direction
+                is 0, and looking at the report raises.
+
+        Warns:
+            UserWarning: once, among several processes: `DistributedDataParallel` averages one backward pass alone
+                after a forward pass.
 
         Cost: m backward passes (and one for the objective), with `examples` one; with storage=Storage(rows="sketch")
             another one for each multiplier above 0.
         """
+        _warn_of_processes()
         if self.storage.rows == "sketch":
             if examples is not None:
                 raise ValueError(
@@ -417,8 +421,7 @@ class LessForgetting(Optimizer):
         self._check_name(call, name)
         self._check_open(call)
         self._gathering.drop_overflow()
-        halved = isinstance(self.noise, HalfBatches)
-        with self._gathering.take(name, self._parameters, self._still, halved=halved):
+        with self._gathering.take(name, self._parameters, self._still):
             yield
 
     def solve(self, losses: Mapping[str, float | Tensor] | None = None) -> Report:
@@ -437,15 +440,15 @@ class LessForgetting(Optimizer):
 
         Raises:
             ValueError: if constraints that the optimizer was promised are missing, the rule does not fit them or asks
-                for losses that it is not told; if the losses have other names, are no scalars or not finite; with
+                for losses that it is not told; if the losses have other names or are no scalars; with
                 normalise="loss", if they are not known or not positive; with solver="device", if the parameters are on
                 several devices.
             RuntimeError: if there is no constraint gradient or the direction is there already; if a parameter was
                 added behind the wrapper's back.
             TypeError: if what was backpropagated outside of any constraint has left a sparse gradient, or the losses
                 are no mapping to numbers or tensors.
-            FloatingPointError: if a gradient is not finite; nothing is changed then. With solver="device" the direction
-                is 0 instead, and looking at the report raises.
+            FloatingPointError: if a gradient or a loss is not finite; nothing is changed then. With solver="device" the
+                direction is 0 instead, and looking at the report raises.
 
         Cost: one read of each row, one combination, three solves over m variables.
         """
@@ -492,9 +495,11 @@ class LessForgetting(Optimizer):
             set_to_none: as in torch.
 
         Raises:
-            RuntimeError: on a framework's wrapper that has taken on this class: it would zero nothing of ours.
+            RuntimeError: inside a `constraint` block, whose gradients would be lost; on a framework's wrapper that has
+                taken on this class, which would zero nothing of ours.
         """
         self._check_itself("opt.zero_grad()")
+        self._check_closed("opt.zero_grad()")
         self._reset()
         self._spent = None
         self.base.zero_grad(set_to_none=set_to_none)
@@ -583,7 +588,7 @@ class LessForgetting(Optimizer):
             assert self._lagrangian is not None
             held.append(self._lagrangian)
         forgetting = [] if objective is None else [objective.detach()]
-        for parameter, strength in self._starts.strengths(self.anchor, self.base.param_groups).items():
+        for parameter, strength in self._starts.strengths(self.base.param_groups).items():
             if strength and parameter.requires_grad and parameter.grad is not None:
                 forgetting.append(self._starts.moved(parameter, strength))
                 if not self._solved:  # in a later evaluation; in d it is already
@@ -608,7 +613,7 @@ class LessForgetting(Optimizer):
         try:
             group = self.base.param_groups[-1]
             check_groups([group])
-            self._starts.extend(self.anchor, group)
+            self._starts.extend(group)
         except BaseException:
             self.base.param_groups.pop()
             raise
@@ -705,7 +710,7 @@ class LessForgetting(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a state of `__getstate__`, with no gradients."""
         super().__setstate__(state)
-        self._gathering = Gathering(self.storage)
+        self._gathering = Gathering(self.storage, halved=isinstance(self.noise, HalfBatches))
         self._reset()
         self._one_pass = OnePass()
         self.register_step_pre_hook(_solve_first)
@@ -714,9 +719,10 @@ class LessForgetting(Optimizer):
         """Show the options and the base."""
         base = "\n".join("  " + line for line in repr(self.base).splitlines())
         return (
-            f"LessForgetting(decrease={self.decrease}, strength={self.strength}, scale={self.scale!r}, "
-            f"limit={self.limit:g}, normalise={self.normalise!r}, noise={self.noise}, solver={self.solver!r}, "
-            f"metric={self.metric!r}, enforce={self.enforce!r}, storage={self.storage}\n{base}\n)"
+            f"LessForgetting(anchor={self.anchor}, decrease={self.decrease}, strength={self.strength}, "
+            f"scale={self.scale!r}, limit={self.limit:g}, normalise={self.normalise!r}, noise={self.noise}, "
+            f"solver={self.solver!r}, metric={self.metric!r}, enforce={self.enforce!r}, storage={self.storage}, "
+            f"constraints={self.constraints}, missing={self.missing}\n{base}\n)"
         )
 
     # ------------------------------------------------------------------ inside
@@ -834,7 +840,7 @@ class LessForgetting(Optimizer):
         """
         means = self._row_average.rows.values() if self._row_average else ()
         reached = set(reached).union(*self._gathering.rows.values(), *means)
-        strengths, outside = self._starts.strengths(self.anchor, self.base.param_groups), self._gathering.objective
+        strengths, outside = self._starts.strengths(self.base.param_groups), self._gathering.objective
 
         def row(parameter: Tensor) -> Block | None:
             losses = [block for block in (parameter.grad, outside.get(parameter)) if block is not None]
@@ -844,6 +850,22 @@ class LessForgetting(Optimizer):
 
         return row
 
+    def _check_options(self, **changed: Any) -> None:
+        """Check the options, some of them changed, each by itself, beside the others and beside the base."""
+        options = {name: getattr(self, name) for name in (*_SHARED, *_OWN)} | changed
+        check_wrapping(**{name: options[name] for name in _OWN})
+        check_options("LessForgetting", **{name: options[name] for name in _SHARED})
+        metric, enforce = options["metric"], options["enforce"]
+        if metric == "base":
+            preconditioner(self.base)  # raises for one that is not known
+        if (metric, enforce) != ("euclidean", "gradient") and any(
+            "lr" not in group for group in self.base.param_groups
+        ):
+            raise ValueError(
+                f'`LessForgetting(metric={metric!r}, enforce={enforce!r})` must know the learning rate. Found no "lr" '
+                f"in a parameter group of {type(self.base).__name__}. Give its groups one."
+            )
+
     def _check_itself(self, call: str) -> None:
         """Raise on an object that shows our attributes and class, as Lightning's does, but would set its own."""
         if "base" not in vars(self):
@@ -852,19 +874,22 @@ class LessForgetting(Optimizer):
                 f"would keep gradients of its own. Call {call.replace('opt.', 'opt.optimizer.', 1)}."
             )
 
+    def _check_closed(self, call: str) -> None:
+        """Raise inside a block."""
+        if (name := self._gathering.capturing) is not None:
+            raise RuntimeError(
+                f"`{call}` must not be inside a constraint. Found `opt.constraint({name!r})` open. Close it first."
+            )
+
     def _check_open(self, call: str) -> None:
         """Raise if gradients cannot be taken now."""
         self._check_itself(call)
-        if (name := self._gathering.capturing) is not None:
-            raise RuntimeError(
-                f"`{call}` must not be inside another constraint. Found `opt.constraint({name!r})` open. "
-                "Close it first."
-            )
+        self._check_closed(call)
         if self._solved or any(self._is_spent(parameter.grad) for parameter in self._parameters()):
             done = "`opt.step()` or `opt.zero_grad()`" if self._solved else "`opt.zero_grad()`"
             raise RuntimeError(
-                f"`{call}` must come after {done}. Found the last direction still in `.grad`. "
-                "Call opt.zero_grad() at the start of every step."
+                f"`{call}` must come after {done}. Found the last direction still in `.grad`. Call opt.zero_grad() at "
+                "the start of every step. To add up micro-batches use `with opt.constraint(name):`."
             )
 
     def _ordered(self, found: Collection[str], must: str, what: str, advice: str) -> list[str]:
@@ -903,6 +928,18 @@ class LessForgetting(Optimizer):
                 )
         raise FloatingPointError(
             "the squared norms of the gradients must be finite in float64. Found an overflow. Scale the losses down."
+        )
+
+
+def _warn_of_processes() -> None:
+    """Warn where gradients may be those of one process among several."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized() and (count := distributed.get_world_size()) > 1:
+        warnings.warn(
+            f"`opt.backward(...)` must have gradients that all processes share. Found {count} processes, of which "
+            "DistributedDataParallel averages the first backward pass after a forward pass and no other. Backpropagate "
+            "in `with opt.constraint(name):` blocks, a forward pass in each, or average the gradients yourself.",
+            stacklevel=3,
         )
 
 

@@ -97,6 +97,8 @@ def check_loss(call: str, loss: Tensor) -> None:
     """
     if not isinstance(loss, Tensor):
         advice = "Pass what it returns" if callable(loss) else "Pass the loss, not its value"
+        if loss is None:
+            advice = "Leave out what has no loss this time (LessForgetting(missing=True))"
         raise TypeError(f"`{call}` must be a tensor. Found {type(loss).__name__}. {advice}.")
     if loss.numel() != 1:
         raise ValueError(f"`{call}` must be a scalar. Found shape {list(loss.shape)}. Take its mean or sum.")
@@ -123,7 +125,8 @@ def loss_values(losses: Mapping[str, float | Tensor], names: Sequence[str], devi
 
     Raises:
         TypeError: if the losses are no mapping, or one is neither a real number nor a real tensor.
-        ValueError: for other names, a tensor that is no scalar, or, on the host, a value that is not finite.
+        ValueError: for other names, or a tensor that is no scalar.
+        FloatingPointError: on the host, for a value that is not finite.
     """
     call = "opt.solve(losses=...)"
     if not isinstance(losses, Mapping):
@@ -161,10 +164,10 @@ def check_finite(call: str, value: float) -> None:
         value: of the loss.
 
     Raises:
-        ValueError: if it is NaN or infinite.
+        FloatingPointError: if it is NaN or infinite.
     """
     if not math.isfinite(value):
-        raise ValueError(f"`{call}` must be finite. Found {value}. Skip this batch, or lower the rate.")
+        raise FloatingPointError(f"`{call}` must be finite. Found {value}. Skip this batch, or lower the rate.")
 
 
 def loss_call(name: str) -> str:

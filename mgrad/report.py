@@ -13,7 +13,7 @@ from mgrad.pending import Pending
 from mgrad.solvers import Array, Status, rounding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report:
     """The account of one direction d = αg₀ + Jᵀλ (math.md, 1-2).
 
@@ -146,11 +146,11 @@ class Report:
             "objective_norm": self.objective_norm,
             "pull": self.pull,
             "direction_norm": self.direction_norm,
-            "conflicts": float(len(self.conflicts)),
-            "smallest_cosine": float(self.cosines.min()),
-            "iterations": float(self.iterations),
-            "optimal": float(self.status is Status.OPTIMAL),
-            "unmet": float(len(self.unmet)),
+            "conflicts": len(self.conflicts),
+            "smallest_cosine": self.cosines.min(),
+            "iterations": self.iterations,
+            "optimal": self.status is Status.OPTIMAL,
+            "unmet": len(self.unmet),
             "duality_gap": self.duality_gap,
             "primal_residual": self.primal_residual,
             "dual_residual": self.dual_residual,
@@ -165,7 +165,7 @@ class Report:
         for label, values in columns.items():
             known = [(name, float(value)) for name, value in zip(self.names, values, strict=True) if value > -np.inf]
             figures |= {f"{label}/{name}": value for name, value in known}
-        return figures
+        return {name: float(value) for name, value in figures.items()}
 
     def __str__(self) -> str:
         """Return a short table for people."""

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mgrad.anchor import Anchor, Pull, moved, pull_back
-from mgrad.groups import Groups
+from mgrad.groups import Groups, check_anchor
 from mgrad.storage import Storage
 
 
@@ -18,6 +18,7 @@ class Starts:
     """θ₀ and F of every anchored parameter.
 
     Attributes:
+        anchor: the objective, None where there is none and nothing is anchored.
         start: θ₀ by parameter, as it is kept.
     """
 
@@ -32,56 +33,58 @@ class Starts:
         Raises:
             ValueError: if the anchor's own tensors do not fit.
         """
-        self.storage = storage
+        self.anchor, self.storage = anchor, storage
         self.start: dict[Tensor, Tensor] = {}
         self.weight: dict[Tensor, Tensor | float] = {}
         if anchor is not None:
             self._add(anchor, _anchored(groups))
 
-    def extend(self, anchor: Anchor | None, group: Mapping[str, Any]) -> None:
+    def extend(self, group: Mapping[str, Any]) -> None:
         """Anchor a further group at its present weights.
 
         Args:
-            anchor: the objective.
             group: as of an optimizer.
 
         Raises:
             ValueError: if it is to be anchored and the anchor has tensors of its own, which cannot know it.
         """
         anchored = _anchored([group])
-        if anchor is None or not anchored:
+        if self.anchor is None or not anchored:
             return
-        if anchor.is_fixed:
+        if self.anchor.is_fixed:
             raise ValueError(
                 "`opt.add_param_group(group)` must not be anchored where the anchor has tensors of its own. Found "
                 f'"anchor" {group.get("anchor", 1.0)}. Give the group "anchor": 0.0.'
             )
-        self._add(anchor, anchored)
+        self._add(self.anchor, anchored)
 
     def _add(self, anchor: Anchor, parameters: Sequence[Tensor]) -> None:
         """Keep θ₀ and F of some parameters."""
-        self.start |= zip(parameters, map(self.storage.keep_start, anchor.start(parameters)), strict=True)
-        self.weight |= zip(parameters, anchor.weights(parameters), strict=True)
+        starts = list(map(self.storage.keep_start, anchor.start(parameters)))
+        weights = anchor.weights(parameters)
+        self.start |= zip(parameters, starts, strict=True)
+        self.weight |= zip(parameters, weights, strict=True)
 
-    def strengths(self, anchor: Anchor | None, groups: Groups) -> dict[Tensor, float]:
+    def strengths(self, groups: Groups) -> dict[Tensor, float]:
         """Return by what the groups multiply the anchor, by parameter; 0 without one.
 
         Args:
-            anchor: the objective.
             groups: of the optimizer, as they are now.
 
         Raises:
+            ValueError: for an "anchor" that is no number ≥ 0.
             RuntimeError: for an anchored parameter without a start.
         """
         strengths = {}
         for k, group in enumerate(groups):
-            strength = group.get("anchor", 1.0) if anchor is not None else 0.0
+            check_anchor(group)
+            strength = group.get("anchor", 1.0) if self.anchor is not None else 0.0
             for parameter in group["params"]:
                 if strength and parameter.requires_grad and parameter not in self.start:
                     raise RuntimeError(
-                        f"`opt.base.add_param_group(...)` must not add anchored parameters. Found one of shape "
-                        f"{list(parameter.shape)} in group {k} without a starting point. Call "
-                        'opt.add_param_group(...), or give the group "anchor": 0.0.'
+                        f"a parameter must have a starting point to be anchored. Found one of shape "
+                        f"{list(parameter.shape)} in group {k} without. Add it by opt.add_param_group(...) and not by "
+                        'opt.base, anchored from the start, or give the group "anchor": 0.0.'
                     )
                 strengths[parameter] = strength
         return strengths

@@ -13,7 +13,7 @@ from mgrad.pending import Pending
 from mgrad.solvers import Array, Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepReport:
     """The account of one step u of the base and of its correction v = −PJᵀμ (math.md, 53-54).
 
@@ -51,13 +51,16 @@ class StepReport:
         return tuple(name for name, value in zip(self.names, self.multipliers, strict=True) if value > 0)
 
     def to_dict(self) -> dict[str, float]:
-        """Return every figure as a flat mapping of finite floats, for TensorBoard, W&B or a JSON line."""
+        """Return every figure as a flat mapping of finite floats, for TensorBoard, W&B or a JSON line.
+
+        Each name begins with `step/`, so that those of `Report.to_dict` can stand beside them.
+        """
         figures = {
             "learning_rate": self.learning_rate,
             "step_norm": self.step_norm,
             "correction_norm": self.correction_norm,
-            "broken": float(len(self.broken)),
-            "optimal": float(self.status is Status.OPTIMAL),
+            "broken": len(self.broken),
+            "optimal": self.status is Status.OPTIMAL,
             "duality_gap": self.duality_gap,
             "primal_residual": self.primal_residual,
         }
@@ -70,7 +73,7 @@ class StepReport:
         for label, values in columns.items():
             known = [(name, float(value)) for name, value in zip(self.names, values, strict=True) if value > -np.inf]
             figures |= {f"{label}/{name}": value for name, value in known}
-        return figures
+        return {f"step/{name}": float(value) for name, value in figures.items()}
 
     def __str__(self) -> str:
         """Return a short table for people."""

@@ -6,13 +6,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import Embedding, Parameter
 from torch.optim import SGD, AdamW
 
-from mgrad import Anchor, KeepPace, LessForgetting, MinNorm, ParetoNavigation, Proportional, Target
+from mgrad import (
+    Anchor,
+    HalfBatches,
+    KeepPace,
+    LessForgetting,
+    MinNorm,
+    ParetoNavigation,
+    Proportional,
+    Requirement,
+    Storage,
+    Target,
+)
+from mgrad.solvers import Status
 from tests.training import assert_identical
 
 FORM = re.compile(r"must .+\. Found .+\. .+\.", re.DOTALL)
@@ -93,12 +106,12 @@ def loss_is_complex(s: Setting) -> None:
     s.opt.backward({"en": s.loss() * 1j})
 
 
-@wrong(ValueError, "`opt.backward({'de': ...})` must be finite. Found nan.")
+@wrong(FloatingPointError, "`opt.backward({'de': ...})` must be finite. Found nan.")
 def loss_is_nan(s: Setting) -> None:
     s.opt.backward({"en": s.loss(), "de": s.loss() * float("nan")})
 
 
-@wrong(ValueError, "`opt.backward({'de': ...})` must be finite. Found inf.")
+@wrong(FloatingPointError, "`opt.backward({'de': ...})` must be finite. Found inf.")
 def loss_is_infinite_with_finite_gradient(s: Setting) -> None:
     s.opt.backward({"en": s.loss(), "de": s.loss() + float("inf")})
 
@@ -137,7 +150,7 @@ def objective_is_not_scalar(s: Setting) -> None:
     s.opt.backward([s.loss()], objective=s.w)
 
 
-@wrong(ValueError, "`opt.backward(..., objective=...)` must be finite. Found inf.")
+@wrong(FloatingPointError, "`opt.backward(..., objective=...)` must be finite. Found inf.")
 def objective_is_infinite(s: Setting) -> None:
     s.opt.backward([s.loss()], objective=s.loss() + float("inf"))
 
@@ -257,7 +270,7 @@ def loss_value_is_no_scalar(s: Setting) -> None:
     in_blocks(s).solve({"en": torch.ones(2), "de": 1.0})
 
 
-@wrong(ValueError, "`opt.solve(losses={'de': ...})` must be finite. Found nan.")
+@wrong(FloatingPointError, "`opt.solve(losses={'de': ...})` must be finite. Found nan.")
 def loss_value_is_nan(s: Setting) -> None:
     in_blocks(s).solve({"en": 1.0, "de": torch.tensor(float("nan"))})
 
@@ -348,7 +361,7 @@ def step_in_a_block(s: Setting) -> None:
         s.opt.step()
 
 
-@wrong(RuntimeError, "must …add…anchor…. Found one of shape [5] in group 1 … Call opt.add_param_group")
+@wrong(RuntimeError, "must have a starting point to be anchored. Found one of shape [5] in group 1 …add_param_group")
 def parameters_added_behind_the_back(s: Setting) -> None:
     w = Parameter(torch.ones(2))
     opt = LessForgetting(SGD([w]))
@@ -420,7 +433,7 @@ def test_a_failed_backward_leaves_no_gradients_behind(objective: bool) -> None:
     """It can be tried again at once, without zero_grad, beside what was backpropagated before it."""
     setting, twin = Setting(), Setting()
     bad = [setting.loss(), setting.loss() + float("inf")]
-    with pytest.raises(ValueError, match=says("must be finite")):
+    with pytest.raises(FloatingPointError, match=says("must be finite")):
         if objective:
             setting.opt.backward(bad[:1], objective=bad[1])
         else:
@@ -486,6 +499,75 @@ def test_a_parameter_with_a_name_is_called_by_it() -> None:
     opt = LessForgetting(SGD([("body.weight", Parameter(torch.ones(2))), ("head.weight", u)]))
     with pytest.raises(FloatingPointError, match=says("Found NaN or infinity in head.weight of group 0")):
         opt.backward([broken(u).sum()])
+
+
+# ---------------------------------------------------------------------- options of an optimizer in use
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "kind", "text"),
+    [
+        ("strength", -0.5, ValueError, "must be ≥ 0 and finite. Found -0.5."),
+        ("scale", "abs", ValueError, 'must be "relative" or "absolute". Found \'abs\'.'),
+        ("limit", 0.0, ValueError, "must be positive and finite. Found 0.0."),
+        ("normalise", "grad", ValueError, 'must be None, "gradient" or "loss". Found \'grad\'.'),
+        ("metric", "bas", ValueError, 'must be "euclidean" or "base". Found \'bas\'.'),
+        ("enforce", "steps", ValueError, 'must be "gradient" or "step". Found \'steps\'.'),
+        ("solver", "dev", ValueError, 'must be "active_set" or "device". Found \'dev\'.'),
+        ("decrease", MinNorm, TypeError, "must be a rule such as KeepPace(). Found <class"),
+        (
+            "anchor",
+            None,
+            AttributeError,
+            "`opt.anchor = ...` must be set when wrapping. Found None for",
+        ),
+        ("noise", HalfBatches(), AttributeError, "must be set when wrapping. Found HalfBatches"),
+        ("storage", Storage(rows="cpu"), AttributeError, "must be set when wrapping. Found Storage"),
+        ("constraints", "en", AttributeError, "must be set when wrapping. Found 'en'"),
+    ],
+)
+def test_options_assigned_later_are_checked_as_when_wrapping(
+    option: str, value: Any, kind: type[Exception], text: str
+) -> None:
+    s = Setting()
+    before = getattr(s.opt, option)
+    with pytest.raises(kind, match=says(text)):
+        setattr(s.opt, option, value)
+    assert getattr(s.opt, option) is before
+    s.opt.strength, s.opt.enforce, s.opt.decrease = 0.0, "step", MinNorm()
+    s.opt.backward([s.loss()])
+    s.opt.step()
+    assert s.opt.report is not None
+    assert s.opt.report.pull == 0.0
+    assert s.opt.step_report is not None
+
+
+def test_an_anchor_of_a_group_is_checked_when_it_is_used() -> None:
+    s = Setting()
+    s.opt.param_groups[0]["anchor"] = -1.0
+    with pytest.raises(ValueError, match=says("of a parameter group must be a number ≥ 0. Found -1.0.")):
+        s.opt.backward([s.loss()])
+
+
+def test_zero_grad_inside_a_block_is_an_error() -> None:
+    s = Setting()
+    with pytest.raises(RuntimeError, match=says("`opt.zero_grad()` must not be inside a constraint.")):
+        with s.opt.constraint("en"):
+            s.opt.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (lambda s: s.gramian.diagonal(), "must return a Requirement of 2 decreases. Found ndarray."),
+        (lambda s: Requirement(np.ones(1), np.ones(2), Status.OPTIMAL, 0), "of 2 decreases. Found a decrease of 1."),
+    ],
+)
+def test_a_rule_that_returns_something_else_is_refused(found: Any, text: str) -> None:
+    s = Setting()
+    s.opt.decrease = found
+    with pytest.raises(TypeError, match=says(text)):
+        s.opt.backward([s.loss(), s.loss()])
 
 
 # ---------------------------------------------------------------------- options

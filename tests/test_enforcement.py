@@ -239,7 +239,11 @@ def test_the_device_keeps_the_promise_as_the_host_does(metric: Any) -> None:
         found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
         assert opt.step_report is not None
         assert str(opt.step_report).startswith("optimal")
-        assert opt.step_report.to_dict()["optimal"] == 1.0
+        figures = opt.step_report.to_dict()
+        assert figures["step/optimal"] == 1.0
+        assert {type(value) for value in figures.values()} == {float}
+        assert opt.report is not None
+        assert not figures.keys() & opt.report.to_dict().keys()
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-11)
 
 

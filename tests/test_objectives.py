@@ -93,6 +93,13 @@ def test_fisher_anchor_survives_a_checkpoint() -> None:
     assert_identical(weights(copied_model), weights(model))
 
 
+def test_a_batch_that_is_no_pair_is_refused() -> None:
+    model = Linear(3, 2)
+    for batch in ({"input": torch.ones(4, 3), "labels": torch.zeros(4)}, torch.ones(2, 3)):
+        with pytest.raises(TypeError, match=r"must have pairs of inputs and labels\. Found"):
+            estimate_fisher(model, [batch])  # type: ignore[list-item]
+
+
 def test_wrong_fisher_informations_are_refused() -> None:
     model = nn.ParameterDict({"w": Parameter(torch.ones(2)), "v": Parameter(torch.ones(3))})
     with pytest.raises(TypeError, match="must be a mapping from names to tensors"):
@@ -375,15 +382,17 @@ def test_outputs_of_16_bits_are_compared_in_32() -> None:
     assert abs(loss.item() - exact.item()) <= 1e-2 * exact.item()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("measure", ["kl", "mse", "cosine"])
-def test_at_the_start_nothing_is_forgotten_and_nothing_pulls(measure: str) -> None:
-    model = Linear(3, 4, dtype=F64)
+def test_at_the_start_nothing_is_forgotten_and_nothing_pulls(measure: str, dtype: torch.dtype) -> None:
+    """Nothing to the digit: a relative pull makes a whole one of any gradient, also of one that is rounding."""
+    model = Linear(3, 4, dtype=dtype)
     opt = LessForgetting(torch.optim.SGD(model.parameters(), lr=0.1))
-    distillation = Distillation(model, opt.start, measure=measure)  # type: ignore[arg-type]
-    loss = distillation(torch.randn(6, 3, dtype=F64))
-    assert abs(loss.item()) <= 8 * torch.finfo(F64).eps
-    for gradient in torch.autograd.grad(loss, list(model.parameters())):
-        assert gradient.abs().max() <= 64 * torch.finfo(F64).eps
+    distillation = Distillation(model, opt.start, measure=measure, temperature=1.7)  # type: ignore[arg-type]
+    x = torch.randn(6, 3, dtype=dtype)
+    loss = distillation(x)
+    assert abs(loss.item()) <= 8 * torch.finfo(dtype).eps
+    assert opt.backward([model(x).square().sum()], objective=loss).objective_norm == 0.0
 
 
 def test_a_key_keeps_the_teacher_s_outputs_and_a_mask_leaves_tokens_out() -> None:
@@ -489,7 +498,7 @@ def test_a_function_is_called_only_when_nothing_else_is_wrong() -> None:
     for losses in ({"en": 2.0}, {"en": torch.stack([w, w])}, {"de": w.sum()}):
         with pytest.raises((TypeError, ValueError)):
             opt.backward(losses, objective=objective)  # type: ignore[arg-type]
-    with opt.constraint("en"), pytest.raises(RuntimeError, match="must not be inside another constraint"):
+    with opt.constraint("en"), pytest.raises(RuntimeError, match="must not be inside a constraint"):
         w.sum().backward()
         opt.backward({"en": w.sum()}, objective=objective)
     with pytest.raises(ValueError, match="must name a constraint that has no gradients yet"):

@@ -43,22 +43,23 @@ def capture(parameters: Sequence[Tensor], row: dict[Tensor, Tensor]) -> Iterator
 
 
 def unshared(row: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-    """Set the blocks of a row apart, so that each can be written by itself.
+    """Set the blocks of a row apart, so that each can be written by itself and is nobody else's.
 
-    Where parameters of one size are added as views, autograd leaves them one gradient in one memory.
+    Where parameters of one size are added as views, autograd leaves them one gradient in one memory. Those of
+    `DistributedDataParallel` may be views of its buckets, which the next backward pass writes to.
 
     Args:
-        row: is changed: blocks that share the memory of an earlier one are copied.
+        row: is changed: blocks that share the memory of an earlier one, or are parts of a larger one, are copied.
 
     Returns:
         The row.
     """
     seen = set[int]()
     for parameter, block in row.items():
-        place = block.untyped_storage().data_ptr()
-        if place in seen:
+        memory = block.untyped_storage()
+        if memory.data_ptr() in seen or memory.nbytes() > block.nbytes:
             row[parameter] = block.clone()
-        seen.add(place)
+        seen.add(memory.data_ptr())
     return row
 
 

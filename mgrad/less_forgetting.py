@@ -778,7 +778,7 @@ class LessForgetting(Optimizer):
         estimate, average = products, self._gramian_average
         if self.solver != "device":
             if not products.isfinite().all():
-                self._raise_not_finite([*map(loss_call, names), OBJECTIVE], products, rows)
+                self._raise_not_finite([*(f"constraint {name!r}" for name in names), "the objective"], products, rows)
             if average is not None:
                 average = average.then(
                     names, products, {n: (h * h.abs()).to(products) for n, h in self._gathering.halves.items()}
@@ -912,18 +912,18 @@ class LessForgetting(Optimizer):
                 "Add it to `constraints` when wrapping."
             )
 
-    def _raise_not_finite(self, calls: Sequence[str], products: Tensor, rows: Sequence[Row] | None) -> None:
+    def _raise_not_finite(self, losses: Sequence[str], products: Tensor, rows: Sequence[Row] | None) -> None:
         """Raise with the first loss and parameter whose gradient is not finite."""
         if rows is None:
-            call = calls[int((~products.diagonal().isfinite()).int().argmax())]
+            loss = losses[int((~products.diagonal().isfinite()).int().argmax())]
             raise FloatingPointError(
-                f"the gradient of {call} must be finite. Found NaN or infinity. Parameters and optimizer state are "
+                f"the gradient of {loss} must be finite. Found NaN or infinity. Parameters and optimizer state are "
                 "untouched: call opt.zero_grad() and skip this batch, or lower the rate."
             )
-        for call, row in zip(calls, rows, strict=True):
+        for loss, row in zip(losses, rows, strict=True):
             if (place := not_finite(row, self.base.param_groups)) is not None:
                 raise FloatingPointError(
-                    f"the gradient of {call} must be finite. Found NaN or infinity in {place}. Parameters and "
+                    f"the gradient of {loss} must be finite. Found NaN or infinity in {place}. Parameters and "
                     "optimizer state are untouched: call opt.zero_grad() and skip this batch, or lower the rate."
                 )
         raise FloatingPointError(

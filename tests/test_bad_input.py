@@ -285,7 +285,7 @@ def broken(x: Tensor) -> Tensor:
 
 @wrong(
     FloatingPointError,
-    "the gradient of opt.backward({'de': ...}) must be finite. Found … parameter 1 of group 0, shape [2].",
+    "the gradient of constraint 'de' must be finite. Found … parameter 1 of group 0, shape [2].",
 )
 def row_is_not_finite(s: Setting) -> None:
     s.opt.backward({"en": s.loss(), "de": (s.w * broken(s.u)).sum()})
@@ -300,7 +300,7 @@ def row_of_a_block_is_not_finite(s: Setting) -> None:
     s.opt.step()
 
 
-@wrong(FloatingPointError, "the gradient of opt.backward(..., objective=...) must be finite. Found … parameter 1")
+@wrong(FloatingPointError, "the gradient of the objective must be finite. Found … parameter 1")
 def objective_is_not_finite(s: Setting) -> None:
     s.opt.backward([s.loss()], objective=broken(s.u).sum())
 

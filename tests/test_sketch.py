@@ -270,7 +270,7 @@ Call = Callable[[Any, Parameter], object]
 # What is asked for, the error, and what it says.
 REFUSED: dict[str, tuple[Call, type[Exception], str]] = {
     "drawn": (lambda opt, w: opt.backward([drawn(w)]), ValueError, "returns the same loss whenever it is called"),
-    "nan": (lambda opt, w: opt.backward([lambda: w.sum() * torch.nan]), ValueError, "must be finite. Found nan"),
+    "nan": (lambda opt, w: opt.backward([lambda: w.sum() * torch.nan]), FloatingPointError, "finite. Found nan"),
     "gradient not finite": (
         lambda opt, w: opt.backward([w.sum(), lambda: (w - 1).clamp(min=0).sqrt().sum()]),
         FloatingPointError,
@@ -291,7 +291,7 @@ REFUSED: dict[str, tuple[Call, type[Exception], str]] = {
     ),
     "objective is nan": (
         lambda opt, w: opt.backward([w.sum()], objective=w.sum() * torch.nan),
-        ValueError,
+        FloatingPointError,
         r"objective=\.\.\.\)` must be finite\. Found nan",
     ),
     "objective of nothing here": (
@@ -302,7 +302,7 @@ REFUSED: dict[str, tuple[Call, type[Exception], str]] = {
     "gradient of the objective not finite": (
         lambda opt, w: opt.backward([w.sum()], objective=(w - 1).clamp(min=0).sqrt().sum()),
         FloatingPointError,
-        r"objective=\.\.\.\) must be finite",
+        "gradient of the objective must be finite",
     ),
     "block": (lambda opt, w: opt.constraint("a").__enter__(), RuntimeError, r"keeps none\. Pass functions"),
 }

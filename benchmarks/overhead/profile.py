@@ -18,7 +18,7 @@ from benchmarks.overhead.clock import Parts
 from benchmarks.overhead.models import Model, Setting, build
 from benchmarks.overhead.steppers import OURS, REFERENCE, STEPPERS
 from benchmarks.overhead.times import FEWEST
-from mgrad import anchor, less_forgetting
+from mgrad import anchor, gathering, less_forgetting
 
 Record = dict[str, Any]
 PASSES, OPTIMIZER, REST = "passes", "optimizer", "Python"
@@ -33,7 +33,8 @@ PLACES = (
     (less_forgetting, "combine", "combination"),
     (AdamW, "step", OPTIMIZER),
 )
-BLOCKS = ((less_forgetting, "capture", "capture"),)  # of a `with`, whose inside is another's
+# Of a `with`, whose inside is another's.
+BLOCKS = ((gathering, "capture", "capture"), (less_forgetting, "capture", "capture"))
 PARTS = (PASSES, "capture", "Gramian", "anchor", "solver", "combination", REST, OPTIMIZER)
 
 

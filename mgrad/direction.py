@@ -196,11 +196,9 @@ def solve_direction(
     stationarity, weak = shortest_vector(gramian)
     requirement = decrease(Situation(gramian, stationarity, names, losses, limit, scales, declared))
     if not isinstance(requirement, Requirement) or len(requirement.decrease) != len(names):
-        found = (
-            f"a decrease of {len(requirement[0])}"
-            if isinstance(requirement, Requirement)
-            else type(requirement).__name__
-        )
+        found = type(requirement).__name__
+        if isinstance(requirement, Requirement):
+            found = f"a decrease of {len(requirement.decrease)}"
         raise TypeError(
             f"`{decrease!r}` must return a Requirement of {len(names)} decreases. Found {found}. Return "
             "Requirement(b, pace, Status.OPTIMAL, 0), pace the coefficients of the gradient that sets the pull's scale."

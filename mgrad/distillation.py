@@ -117,7 +117,8 @@ class Distillation:
         if self.measure == "cosine":
             student, teacher = (functional.normalize(x, dim=-1) for x in (outputs, target))
             return (student - teacher).square().sum(-1) / 2
-        student, teacher = (x.div(self.temperature) for x in (outputs, target))
+        scaled = (x.div(self.temperature) for x in (outputs, target))
+        student, teacher = (x - x.detach().amax(-1, keepdim=True) for x in scaled)  # or digits of log Σ exp are lost
         shares = (teacher - teacher.logsumexp(-1, keepdim=True)).exp()
         apart = (teacher - student).masked_fill(shares == 0, 0.0)  # 0·log 0 of what is masked out
         return (student.logsumexp(-1) - teacher.logsumexp(-1) + (shares * apart).sum(-1)) * self.temperature**2

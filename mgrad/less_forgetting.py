@@ -269,8 +269,8 @@ class LessForgetting(Optimizer):
                 is 0, and looking at the report raises.
 
         Warns:
-            UserWarning: once, among several processes: `DistributedDataParallel` averages one backward pass alone
-                after a forward pass.
+            UserWarning: among several processes: `DistributedDataParallel` averages one backward pass alone after a
+                forward pass.
 
         Cost: m backward passes (and one for the objective), with `examples` one; with storage=Storage(rows="sketch")
             another one for each multiplier above 0.
@@ -445,8 +445,8 @@ class LessForgetting(Optimizer):
                 several devices.
             RuntimeError: if there is no constraint gradient or the direction is there already; if a parameter was
                 added behind the wrapper's back.
-            TypeError: if what was backpropagated outside of any constraint has left a sparse gradient, or the losses
-                are no mapping to numbers or tensors.
+            TypeError: if what was backpropagated outside of any constraint has left a sparse gradient, the losses are
+                no mapping to numbers or tensors, or the rule returns no `Requirement` of them all.
             FloatingPointError: if a gradient or a loss is not finite; nothing is changed then. With solver="device" the
                 direction is 0 instead, and looking at the report raises.
 

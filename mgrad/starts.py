@@ -35,7 +35,7 @@ class Starts:
         """
         self.anchor, self.storage = anchor, storage
         self.start: dict[Tensor, Tensor] = {}
-        self.weight: dict[Tensor, Tensor | float] = {}
+        self._weight: dict[Tensor, Tensor | float] = {}
         if anchor is not None:
             self._add(anchor, _anchored(groups))
 
@@ -63,7 +63,7 @@ class Starts:
         starts = list(map(self.storage.keep_start, anchor.start(parameters)))
         weights = anchor.weights(parameters)
         self.start |= zip(parameters, starts, strict=True)
-        self.weight |= zip(parameters, weights, strict=True)
+        self._weight |= zip(parameters, weights, strict=True)
 
     def strengths(self, groups: Groups) -> dict[Tensor, float]:
         """Return by what the groups multiply the anchor, by parameter; 0 without one.
@@ -108,9 +108,9 @@ class Starts:
         """Return θ₀ and F of a parameter, which follow it where the model was moved after it was wrapped."""
         if self.storage.start != "cpu":
             self.start[parameter] = self.start[parameter].to(parameter.device)
-        if isinstance(weight := self.weight[parameter], Tensor):
-            self.weight[parameter] = weight.to(parameter.device)
-        return self.start[parameter], self.weight[parameter]
+        if isinstance(weight := self._weight[parameter], Tensor):
+            self._weight[parameter] = weight.to(parameter.device)
+        return self.start[parameter], self._weight[parameter]
 
     def state_dict(self, places: Sequence[Tensor]) -> dict[int, Tensor]:
         """Return θ₀ by the parameters' places."""

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers import BertConfig, BertForSequenceClassification
 
 from mgrad import Anchor, Distillation, FisherAnchor, LessForgetting, Replay, estimate_fisher, mask_tokens
+from mgrad.distillation import Measure
 from tests.training import assert_identical, weights
 
 F64 = torch.float64
@@ -95,9 +96,10 @@ def test_fisher_anchor_survives_a_checkpoint() -> None:
 
 def test_a_batch_that_is_no_pair_is_refused() -> None:
     model = Linear(3, 2)
-    for batch in ({"input": torch.ones(4, 3), "labels": torch.zeros(4)}, torch.ones(2, 3)):
+    wrong: list[Any] = [{"input": torch.ones(4, 3), "labels": torch.zeros(4)}, torch.ones(2, 3)]
+    for batch in wrong:
         with pytest.raises(TypeError, match=r"must have pairs of inputs and labels\. Found"):
-            estimate_fisher(model, [batch])  # type: ignore[list-item]
+            estimate_fisher(model, [batch])
 
 
 def test_wrong_fisher_informations_are_refused() -> None:
@@ -382,13 +384,22 @@ def test_outputs_of_16_bits_are_compared_in_32() -> None:
     assert abs(loss.item() - exact.item()) <= 1e-2 * exact.item()
 
 
+def test_logits_of_any_offset_are_as_far_apart() -> None:
+    """Multiples of 1/64, which float32 still holds beside 8192: the offset is exact, and so must be what is left."""
+    student, teacher = (torch.randint(-256, 256, (4, 9)) / 64 for _ in range(2))
+    distillation = Distillation(nn.Identity(), nn.Identity())
+    near = distillation._apart(student, teacher)
+    assert torch.equal(distillation._apart(student + 8192, teacher - 8192), near)
+    torch.testing.assert_close(near, distillation._apart(student.double(), teacher.double()).float())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("measure", ["kl", "mse", "cosine"])
-def test_at_the_start_nothing_is_forgotten_and_nothing_pulls(measure: str, dtype: torch.dtype) -> None:
+def test_at_the_start_nothing_is_forgotten_and_nothing_pulls(measure: Measure, dtype: torch.dtype) -> None:
     """Nothing to the digit: a relative pull makes a whole one of any gradient, also of one that is rounding."""
     model = Linear(3, 4, dtype=dtype)
     opt = LessForgetting(torch.optim.SGD(model.parameters(), lr=0.1))
-    distillation = Distillation(model, opt.start, measure=measure, temperature=1.7)  # type: ignore[arg-type]
+    distillation = Distillation(model, opt.start, measure=measure, temperature=1.7)
     x = torch.randn(6, 3, dtype=dtype)
     loss = distillation(x)
     assert abs(loss.item()) <= 8 * torch.finfo(dtype).eps

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import sys, warnings
+import sys
 import torch
 from torch import nn
 from torch.distributed import destroy_process_group, init_process_group

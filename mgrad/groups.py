@@ -23,7 +23,7 @@ def check_groups(groups: Groups) -> None:
 
     Raises:
         ValueError: for a group that maximises, or an `"anchor"` that is no number ≥ 0.
-        TypeError: for a complex parameter.
+        TypeError: for a complex or a sharded parameter.
     """
     for group in groups:
         if group.get("maximize"):
@@ -36,6 +36,11 @@ def check_groups(groups: Groups) -> None:
                 raise TypeError(
                     f"`LessForgetting(base)` must have real parameters. Found one of {parameter.dtype} with shape "
                     f"{list(parameter.shape)}. Keep it as two real ones (torch.view_as_real)."
+                )
+            if hasattr(parameter, "to_local"):  # a DTensor: inner products of a part are not those of the whole
+                raise TypeError(
+                    f"`LessForgetting(base)` must have whole parameters. Found a {type(parameter).__name__} of shape "
+                    f"{list(parameter.shape)}, of which each process has a part. Use DistributedDataParallel."
                 )
         check_anchor(group)
 

@@ -90,7 +90,7 @@ class LessForgetting(Optimizer):
             this time. They have no part in that step: nothing is required of them.
 
     Raises:
-        TypeError: if the base is no optimizer, a parameter is complex, or an option of the wrong kind.
+        TypeError: if the base is no optimizer, a parameter is complex or sharded, or an option of the wrong kind.
         ValueError: for a wrong option, a base that maximises, or an anchor reference or group `"anchor"` that does not
             fit.
 
@@ -605,7 +605,7 @@ class LessForgetting(Optimizer):
             param_group: as in torch.
 
         Raises:
-            TypeError: if a parameter is complex.
+            TypeError: if a parameter is complex or sharded.
             ValueError: if the anchor has tensors of its own, which cannot know the new parameters. The group is not
                 added then.
         """

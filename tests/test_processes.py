@@ -6,6 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
+from torch.distributed import destroy_process_group, init_process_group
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.optim import SGD
+
+from mgrad import LessForgetting
 
 SCRIPT = """
 import sys
@@ -82,3 +89,15 @@ def test_two_processes_with_blocks_step_as_one_on_the_whole_batch(tmp_path: Path
 def test_backward_among_several_processes_warns(tmp_path: Path) -> None:
     for end in run(tmp_path, 2, "backward", "copies"):
         assert "must have gradients that all processes share. Found 2 processes" in end.stderr
+
+
+def test_sharded_parameters_are_refused_when_wrapping(tmp_path: Path) -> None:
+    """Inner products of a process's own parts would differ from process to process."""
+    init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        model = nn.Linear(3, 2)
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(TypeError, match=r"must have whole parameters. Found a DTensor of shape \[2, 3\], of which"):
+            LessForgetting(SGD(model.parameters(), lr=0.1))
+    finally:
+        destroy_process_group()

@@ -110,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--longest", type=_positive(int), default=128, help="text, in tokens; what is beyond is cut off")
     add("--precision", choices=["float32", "bfloat16"], default="float32", help="of the forward passes")
     add("--probe", type=int, default=0, help="steps in which the head alone is trained, before all others")
+    add("--schedule", choices=["constant", "linear"], default="constant", help="of the learning rates; linear: to 0")
     add("--device", default="cpu", help="of torch")
     add("--threads", type=_positive(int), help="of torch; its own choice if not given")
     add("--output", type=Path, default=Path("results/multilingual"), help="directory of the runs")
@@ -182,6 +183,7 @@ def _plan(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dic
                     longest=arguments.longest,
                     precision=arguments.precision,
                     probe=0 if method.cold else arguments.probe,
+                    schedule=arguments.schedule,
                 )
                 pull = "" if run.strength == method.strength else f"-strength{run.strength:g}"
                 runs[arguments.output / f"{run.task}-{name}-{rate:g}{pull}-seed{seed}.json"] = run

@@ -23,7 +23,13 @@ _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")  # where a parameter's name say
 
 
 class Stepper(Protocol):
-    """What the trainer calls, in this order, at every step; and to go on from a checkpoint."""
+    """What the trainer calls, in this order, at every step; and to go on from a checkpoint.
+
+    Attributes:
+        base: the optimizer whose learning rates the trainer sets.
+    """
+
+    base: Optimizer
 
     def zero_grad(self) -> None:
         """Forget the last step's gradients."""

@@ -68,6 +68,8 @@ class Run:
         longest: text, in tokens; what is beyond is cut off.
         precision: of the forward passes, float32 or bfloat16 (torch.autocast); weights and steps are float32.
         probe: steps in which the head alone is trained, on the starting encoder, before the first look.
+        schedule: of the learning rates: "constant", or "linear", from their values in the first step towards 0, which
+            one step more would have.
     """
 
     task: str
@@ -92,6 +94,7 @@ class Run:
     longest: int = 128
     precision: str = "float32"
     probe: int = 0
+    schedule: str = "constant"
 
 
 def train(run: Run, backbone: Backbone, checkpoint: Path | None = None) -> dict[str, Any]:
@@ -130,6 +133,7 @@ def train(run: Run, backbone: Backbone, checkpoint: Path | None = None) -> dict[
                     model.keeping.done = max(saved["state"]["done"] - done, 0) if saved else 0
                 objective = method.objective(model.keeping) if method.objective and model.keeping else None
                 stepper = model.stepper(train_encoder=done >= frozen and frozen < run.steps)
+                rates = [group["lr"] for group in stepper.base.param_groups]
             if saved and done < saved["state"]["done"]:  # was taken before the stop
                 for stream in streams.values():
                     next(stream)
@@ -156,6 +160,9 @@ def train(run: Run, backbone: Backbone, checkpoint: Path | None = None) -> dict[
             if done < run.steps:
                 peak.reset()
                 before = time.perf_counter()
+                share = 1 - done / run.steps if run.schedule == "linear" else 1.0
+                for group, rate in zip(stepper.base.param_groups, rates, strict=True):
+                    group["lr"] = rate * share
                 stepper.zero_grad()
                 losses = {}
                 for language, stream in streams.items():

@@ -96,6 +96,23 @@ def test_a_run_made_again_is_the_same(folder_of_bert: Path, output: Path) -> Non
     assert json.loads(json.dumps(again["curve"])) == record["curve"]
 
 
+@pytest.mark.parametrize("method", ["probe-sum", "lora", "less-forgetting"])
+def test_linear_rates_fall_to_0_and_the_first_are_those_that_were_given(
+    method: str, folder_of_bert: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[list[float]] = []
+
+    def step(self: Any, closure: None = None) -> None:
+        taken.append([group["lr"] for group in self.param_groups])
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    changes = {"method": method, "lr": 1e-2, "head_lr": 1e-3, "steps": 4, "evaluations": 1}
+    train(run_of(read(output, "slots-sum-0.0001-seed0"), schedule="linear", **changes), hub.load(str(folder_of_bert)))
+    shares = [1.0, 0.75, 0.5, 0.25]
+    frozen = round(METHODS[method].frozen * 4)
+    assert taken == [[1e-3 * s] if k < frozen else [1e-2 * s, 1e-3 * s] for k, s in enumerate(shares)]
+
+
 class StoppedError(Exception):
     """What a run is stopped by."""
 
@@ -106,7 +123,14 @@ def test_a_run_that_was_stopped_goes_on_from_its_last_look(
     method: str, step: int, folder_of_bert: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of(
-        read(output, "slots-sum-0.0001-seed0"), method=method, lr=1e-2, strength=0.5, steps=6, evaluations=6, probe=2
+        read(output, "slots-sum-0.0001-seed0"),
+        method=method,
+        lr=1e-2,
+        strength=0.5,
+        steps=6,
+        evaluations=6,
+        probe=2,
+        schedule="linear",
     )
     backbone = hub.load(str(folder_of_bert))
     checkpoint = tmp_path / "a.checkpoint"

@@ -59,11 +59,21 @@ def test_tables_of_the_ten_seeds_that_confirm_are_made_from_their_runs(task: str
     assert {tuple(sorted(run.curves)) for run in runs} == {tuple(range(6, 16))}
 
 
-@pytest.mark.parametrize("task", ["slots", "intents", "pairs"])
-def test_tables_of_the_rates_before_are_made_from_their_runs(task: str) -> None:
-    runs = [setting for setting in settings.load(RESULTS / "study" / "before") if setting.task == task]
+@pytest.mark.parametrize(
+    ("study", "tasks"),
+    [
+        ("before", ["slots", "intents", "pairs"]),
+        ("constant", ["questions", "pairs"]),
+        ("fading", ["slots", "intents"]),
+    ],
+)
+def test_tables_of_other_rates_are_made_from_their_runs(study: str, tasks: list[str]) -> None:
+    runs = settings.load(RESULTS / "study" / study)
+    assert {run.task for run in runs} == set(tasks)
     found = rows((ROOT / "docs" / "multilingual-log.md").read_text(encoding="utf-8"))
-    assert [row for row in rows(comparisons.over_seeds(runs, "sum")) if row not in found] == []
+    for task in tasks:
+        expected = rows(comparisons.over_seeds([run for run in runs if run.task == task], "sum"))
+        assert [row for row in expected if row not in found] == []
     assert {tuple(run.curves) for run in runs} == {(1, 2, 3, 4, 5)}
 
 

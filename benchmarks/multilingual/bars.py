@@ -1,6 +1,6 @@
 """What the comparison is held to, and whether it is met: `python -m benchmarks.multilingual.bars DIRECTORY`.
 
-In: the directory of `study`. Out: Markdown. May import: comparisons, methods, named, settings, tables, tasks.
+In: the directory of `study`. Out: Markdown. May import: comparisons, methods, named, settings, tables.
 """
 
 import argparse
@@ -12,7 +12,6 @@ from benchmarks.multilingual.comparisons import interval, kept, paired, percent
 from benchmarks.multilingual.methods import METHODS
 from benchmarks.multilingual.named import ranked
 from benchmarks.multilingual.settings import Setting, load
-from benchmarks.multilingual.tasks import TASKS
 from benchmarks.tables import number, table
 
 PLAIN = "sum"
@@ -29,7 +28,7 @@ def page(tuned: Path, final: Sequence[Setting]) -> str:
     """
     task = final[0].task
     by_method = {setting.method: setting for setting in final}
-    ours = by_method[ranked(TASKS[task].like, tuned, by_method)[0].method]
+    ours = by_method[ranked(task, tuned, by_method)[0].method]
     plain = by_method[PLAIN]
     others = {name: score(setting) for name, setting in by_method.items() if not METHODS[name].ours}
     best = max(others, key=others.__getitem__)

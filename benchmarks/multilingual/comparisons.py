@@ -47,7 +47,7 @@ def over_seeds(settings: Sequence[Setting], against: str) -> str:
 
     Where that has several rates, its own.
     """
-    base = _base(settings, against)
+    base = base_of(settings, against)
     rows = []
     for setting in settings:
         row = [setting.label, _pm(list(setting.end("unseen").values()))]
@@ -87,7 +87,7 @@ def percent(share: float) -> str:
 
 def costs(settings: Sequence[Setting], against: str) -> str:
     """Return time and memory of a step."""
-    base = _base(settings, against)
+    base = base_of(settings, against)
     rows = []
     for setting in settings:
         seconds = seconds_of_a_step(setting)
@@ -128,8 +128,8 @@ def conflicts(settings: Sequence[Setting]) -> str:
     )
 
 
-def _base(settings: Sequence[Setting], against: str) -> Setting | None:
-    """Return the setting that is compared with: at the method's own rate, or else at its first."""
+def base_of(settings: Sequence[Setting], against: str) -> Setting | None:
+    """Return the setting of a method that others are compared with: at its own rate, or else at its first."""
     found = [setting for setting in settings if setting.method == against]
     own = [setting for setting in found if setting.rate == METHODS[against].rates[TASKS[setting.task].like]]
     return next(iter(own + found), None)

@@ -26,8 +26,8 @@ SURE = 2  # standard errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the runs of each task, and say which is named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.multilingual.named", description=__doc__)
-    own = [name for name, task in TASKS.items() if task.like == name and not isinstance(task.source, str)]
-    parser.add_argument("--tasks", nargs="+", choices=own, metavar="TASK", default=own)
+    of_commands = [name for name, task in TASKS.items() if not isinstance(task.source, str)]
+    parser.add_argument("--tasks", nargs="+", choices=of_commands, metavar="TASK", default=of_commands)
     parser.add_argument("--output", type=Path, default=Path("results/study"), help="directory of `study`")
     arguments, others = parser.parse_known_args(argv)
     for task in arguments.tasks:

@@ -102,17 +102,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.best:
         settings = best_rates(settings, arguments.rates)
     page = []
-    for task in dict.fromkeys(setting.task for setting in settings):
-        group = [setting for setting in settings if setting.task == task]
+    tasks = list(dict.fromkeys(setting.task for setting in settings))
+    groups = [[setting for setting in settings if setting.task == task] for task in tasks]
+    for group in groups:
         plots.draw(group, arguments.directory)
         compared = comparisons.page(group, arguments.against)
         page += [summary(group), compared, details(group)]
         print(f"\n{summary(group)}\n\n{compared}\n")
     (arguments.directory / "tables.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+    compared_with = [g for g in groups if len(g) > 1 and comparisons.base_of(g, arguments.against)]
+    if compared_with:
+        plots.gains(compared_with, arguments.against, arguments.directory / "gains.png")
     print(
-        f"{arguments.directory}: {task}.png shows this over the steps, {task}-front.png zero-shot against source "
-        f"scores, {task}-languages.png each language, {task}-multipliers.png multipliers and conflicts; tables.md adds "
-        "languages and directions."
+        f"{arguments.directory}: for each task, as {tasks[0]}, {tasks[0]}.png shows scores over the steps, -front.png "
+        "zero-shot against source scores, -languages.png each language, -multipliers.png multipliers and conflicts; "
+        f"gains.png what others gain over {arguments.against} on all tasks; tables.md adds languages and directions."
     )
 
 

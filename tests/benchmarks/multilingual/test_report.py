@@ -146,3 +146,25 @@ def test_the_picture_of_the_front_names_what_has_hardly_learnt_and_leaves_it_out
     assert 0.64 < low < 0.8 < 0.9 < high
     monkeypatch.undo()
     plt.close(figure)
+
+
+def test_the_picture_of_gains_shows_each_method_over_another_task_by_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Unseen is half of source: +0.04, −0.05 and, named beside it, −0.20.
+    scores = {"sum": 0.8, "less-forgetting": 0.88, "l2sp": 0.7, "probe": 0.4}
+    slots = [made_up(method, [0.0, score], [0.9, 0.9]) for method, score in scores.items()]
+    intents = [dataclasses.replace(setting, task="intents") for setting in slots[:2]]
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    plots.gains([slots, intents], "sum", tmp_path / "gains.png")
+    figure = plt.gcf()
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == [slots[i].label for i in (3, 2, 1)]
+    assert [label.get_text() for label in right.get_yticklabels()] == [intents[1].label]
+    drawn = [point for bars in left.containers for point in bars[0].get_xydata()]
+    assert np.allclose(drawn, [(-0.05, 1), (0.04, 2)], rtol=0, atol=1e-12)
+    assert [text.get_text().strip() for text in left.texts] == ["◂ -0.200"]
+    colours = [label.get_color() for label in left.get_yticklabels()]
+    assert colours == [plots.OTHERS, plots.OTHERS, plots.OURS]
+    monkeypatch.undo()
+    plt.close(figure)

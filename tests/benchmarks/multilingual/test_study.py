@@ -163,7 +163,6 @@ def test_the_bars_hold_what_the_tuning_runs_promise_most_of_against_all_that_is_
 
     def write(kind: str, method: str, seed: int, dev: float, unseen: float, source: float = 0.8) -> None:
         arguments = dict(task="pairs", method=method, lr=1e-4, head_lr=1e-3, strength=0.1, seed=seed, sources=["en"])
-        arguments["task"] = "pairs" if kind == "final" else "intents"  # whose settings pairs take
         point = dict(step=1, dev=dev, unseen=unseen, source=source, retrieval=0.76, distance=1.0)
         record = {"arguments": arguments, "metric": "accuracy", "curve": [point | {"retrieval": 0.8}, point]}
         (tmp_path / kind).mkdir(exist_ok=True)
@@ -214,20 +213,19 @@ def test_targets_are_looked_at_by_seeds_that_nothing_was_chosen_with(folder_of_b
     assert {run["seed"] for run in tuned} == {0}
     assert {tuple(run["targets"]) for run in tuned} == {tuple(study.DEVELOPMENT)}
     tried = {(run["task"], run["lr"], run["strength"]) for run in tuned if run["method"] == "l2sp"}
-    # Pairs take the setting of intents, as the most like them. Of two rates the best is at a border.
-    grid = {(t, r, s) for t in ("slots", "intents") for r in (1e-4, 2e-4) for s in (0.03, 0.3)}
+    # Of two rates the best is at a border.
+    grid = {(task, r, s) for task in ("slots", "pairs") for r in (1e-4, 2e-4) for s in (0.03, 0.3)}
     assert tried > grid
-    assert sorted((task, rate in (5e-5, 4e-4)) for task, rate, _ in tried - grid) == [
-        ("intents", True),
-        ("slots", True),
-    ]
-    # Rates fall to 0 on the task that takes the settings of another.
-    made = (("slots", "l2sp", "constant"), ("slots", "probe", "constant"), ("pairs", "l2sp", "linear"))
-    assert sorted((run["task"], run["method"], run["schedule"], run["seed"]) for run in final) == sorted(
+    assert sorted((task, rate in (5e-5, 4e-4)) for task, rate, _ in tried - grid) == [("pairs", True), ("slots", True)]
+    # A task is tuned as its final runs are made.
+    schedules = {"slots": "constant", "pairs": "linear"}
+    assert all(run["schedule"] == schedules[run["task"]] for run in tuned + final)
+    made = (("slots", "l2sp"), ("slots", "probe"), ("pairs", "l2sp"))
+    assert sorted((run["task"], run["method"], run["seed"]) for run in final) == sorted(
         (*of, seed) for of in made for seed in (1, 2, 3, 4, 5)
     )
-    for task, like in (("slots", "slots"), ("pairs", "intents")):
-        chosen = study.choose(tmp_path / "tune", "l2sp", like)
+    for task in schedules:
+        chosen = study.choose(tmp_path / "tune", "l2sp", task)
         found = {(run["lr"], run["strength"]) for run in final if run["method"] == "l2sp" and run["task"] == task}
         assert found == {(chosen.rate, chosen.strength)}
     assert {tuple(run["targets"]) for run in final} == {tuple(command.TARGETS)}

@@ -68,8 +68,8 @@ def every_parameter(groups: Groups) -> list[Tensor]:
 
 
 def trainable(groups: Groups) -> list[Tensor]:
-    """Return the parameters that want a gradient, in the order of the groups."""
-    return [parameter for parameter in every_parameter(groups) if parameter.requires_grad]
+    """Return the parameters that want a gradient, each once, in the order of the groups."""
+    return [parameter for parameter in dict.fromkeys(every_parameter(groups)) if parameter.requires_grad]
 
 
 def least_rate(groups: Groups) -> float:

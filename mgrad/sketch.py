@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from mgrad.jacobian import Block, check_dense
+from mgrad.jacobian import Block, aside, check_dense
 from mgrad.losses import check_loss
 
 _PIECE = 1 << 17  # values that are sketched together; their places share one table of numbers
@@ -89,10 +89,7 @@ class Sketch:
         Raises:
             TypeError: if a gradient is sparse.
         """
-        outside = [parameter.grad for parameter in self.parameters]
         reached = set[Tensor]()
-        for parameter in self.parameters:
-            parameter.grad = None
 
         def hand_over(parameter: Tensor) -> None:
             check_dense("opt.backward(...)", [parameter])
@@ -101,14 +98,15 @@ class Sketch:
                 reached.add(parameter)
                 self.add(vectors, parameter, gradient)
 
-        hooks = [parameter.register_post_accumulate_grad_hook(hand_over) for parameter in self.parameters]
-        try:
-            yield reached
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for parameter, gradient in zip(self.parameters, outside, strict=True):
-                parameter.grad = gradient
+        with aside(self.parameters):
+            for parameter in self.parameters:
+                parameter.grad = None
+            hooks = [parameter.register_post_accumulate_grad_hook(hand_over) for parameter in self.parameters]
+            try:
+                yield reached
+            finally:
+                for hook in hooks:
+                    hook.remove()
 
 
 def _generator(device: torch.device | str, seed: int, index: int) -> torch.Generator:

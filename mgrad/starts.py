@@ -124,7 +124,7 @@ class Starts:
             places: the optimizer's parameters in order.
 
         Raises:
-            ValueError: for a place without a parameter, or one of another shape.
+            ValueError: for a place without a parameter, one of another shape, or one of which the anchor lacks F.
         """
         for i, start in state.items():
             if i >= len(places) or start.shape != places[i].shape:
@@ -133,12 +133,21 @@ class Starts:
                     f"`opt.load_state_dict(...)` must fit the optimizer's parameters. Found {found} for the anchor "
                     f"{i} of shape {list(start.shape)}. Build the optimizer with the groups that were saved."
                 )
+            self._further(places[i])
 
     def load_state_dict(self, state: Mapping[int, Tensor], places: Sequence[Tensor]) -> None:
         """Take θ₀ over from a `state_dict` that fits; what it lacks stays."""
         for i, start in state.items():
-            whole = start.detach().to(device=places[i].device, dtype=places[i].dtype, copy=True)
-            self.start[places[i]] = self.storage.keep_start(whole)
+            parameter = places[i]
+            self._weight |= self._further(parameter)
+            whole = start.detach().to(device=parameter.device, dtype=parameter.dtype, copy=True)
+            self.start[parameter] = self.storage.keep_start(whole)
+
+    def _further(self, parameter: Tensor) -> dict[Tensor, Tensor | float]:
+        """Return F of a parameter that a saved group anchored and this one does not, by it; nothing of another."""
+        if self.anchor is None or parameter in self._weight:
+            return {}
+        return {parameter: self.anchor.weights([parameter])[0]}
 
 
 def _anchored(groups: Groups) -> list[Tensor]:

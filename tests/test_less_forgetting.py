@@ -568,3 +568,41 @@ def test_lbfgs_evaluates_the_direction_and_lowers_every_loss() -> None:
     opt.step(closure)
     assert len(seen) > 1
     assert all(loss.item() < before[name] for name, loss in losses(model, 0).items())
+
+
+# ---------------------------------------------------------------------- gradients that stood there before
+
+
+def objective_before(bucket: Tensor | None = None) -> Tensor:
+    """Return the direction where an objective was backpropagated before a constraint, perhaps into a larger memory."""
+    a, b, w = parameters = [Parameter(torch.ones(6)), Parameter(torch.ones(2, 3)), Parameter(torch.ones(3))]
+    opt = LessForgetting(SGD(parameters, lr=0.1), anchor=None, strength=0.5, scale="absolute")
+    ((a.view(6) + b.view(6)).square().sum() / 2).backward()
+    if bucket is not None:
+        for parameter, part in zip((a, b), bucket.split(6), strict=True):
+            parameter.grad = part.view_as(parameter).copy_(torch.as_tensor(parameter.grad))
+    with opt.constraint("w"):
+        w.square().sum().backward()
+        if bucket is not None:
+            bucket.fill_(7.0)  # as the next backward pass through DistributedDataParallel does
+    opt.solve()
+    return torch.cat([torch.as_tensor(parameter.grad).flatten() for parameter in parameters])
+
+
+def test_an_objective_backpropagated_before_counts_once_where_its_gradients_share_a_memory() -> None:
+    """Autograd leaves a and b one gradient of 2; d is half of it on both, and λ∇f₁ = 2 on w."""
+    expected = torch.cat([torch.full((12,), 1.0), torch.full((3,), 2.0)])
+    assert torch.equal(objective_before().cpu(), expected.cpu())
+
+
+def test_an_objective_backpropagated_before_outlives_the_buffer_that_its_gradients_are_parts_of() -> None:
+    assert torch.equal(objective_before(torch.zeros(12)), objective_before())
+
+
+def test_a_parameter_that_is_listed_twice_counts_once() -> None:
+    w = Parameter(torch.tensor([1.0, 2.0]))
+    with pytest.warns(UserWarning, match="duplicate parameters"):
+        opt = LessForgetting(SGD([w, w], lr=0.1), strength=0.0)
+    report = opt.backward({"a": (2 * w).sum(), "b": (3 * w).sum()})
+    assert report.gramian.tolist() == [[8.0, 12.0], [12.0, 18.0]]
+    assert torch.as_tensor(w.grad).tolist() == [5.0, 5.0]

@@ -12,7 +12,7 @@ from torch.nn import Module, Parameter
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from mgrad import Anchor, LessForgetting
+from mgrad import Anchor, FisherAnchor, LessForgetting
 from tests.training import BASES, Base, assert_identical, every_base, losses, new_model, train, weights
 
 pytestmark = pytest.mark.any_device
@@ -292,6 +292,24 @@ def test_a_group_that_was_anchored_by_default_is_so_again() -> None:
     opt = body_and_head(anchor=0.0)
     opt.load_state_dict(through_a_file(body_and_head().state_dict()))
     assert opt.param_groups[1].get("anchor", 1.0) == 1.0
+    directions = []
+    for each in (opt, body_and_head()):
+        body, head = (group["params"][0] for group in each.param_groups)
+        head.data.fill_(3.0)  # from θ₀ = 1, which was saved
+        each.backward([body.sum() + head.sum()])
+        directions.append([body.grad, head.grad])
+    assert_identical(directions[0], directions[1])
+
+
+def test_a_group_whose_fisher_information_is_not_known_is_not_anchored_by_loading() -> None:
+    body, head = torch.nn.Linear(2, 1, bias=False), Parameter(torch.ones(2))
+    groups: list[dict[str, Any]] = [{"params": [body.weight]}, {"params": [head], "anchor": 0.0}]
+    opt = LessForgetting(SGD(groups), anchor=FisherAnchor({"weight": torch.ones(1, 2)}, body))
+    before = copy.deepcopy(opt.state_dict())
+    groups = [{"params": [Parameter(torch.ones(1, 2))]}, {"params": [Parameter(torch.ones(2))]}]
+    with pytest.raises(ValueError, match="must have a value for every anchored parameter"):
+        opt.load_state_dict(through_a_file(LessForgetting(SGD(groups)).state_dict()))
+    assert_identical(opt.state_dict(), before)
 
 
 def test_a_group_without_anchor_costs_no_memory_of_its_start() -> None:

@@ -4,7 +4,7 @@ In: parameters and what autograd leaves in `.grad`. Out: G, on the host or on th
 direction per parameter. May import: its own files, which import compiled. Knows no optimizer.
 """
 
-from mgrad.jacobian.autograd import capture, check_dense, shared_graphs, unshared
+from mgrad.jacobian.autograd import aside, capture, check_dense, shared_graphs, unshared
 from mgrad.jacobian.blocks import Block, Lazy, Row, whole
 from mgrad.jacobian.combination import combine
 from mgrad.jacobian.inner import along, norm
@@ -15,6 +15,7 @@ __all__ = [
     "Lazy",
     "Row",
     "along",
+    "aside",
     "capture",
     "check_dense",
     "combine",

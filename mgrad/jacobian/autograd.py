@@ -30,16 +30,32 @@ def capture(parameters: Sequence[Tensor], row: dict[Tensor, Tensor]) -> Iterator
 
     Cost: no memory beyond the row itself; a copy of gradients that share theirs.
     """
-    outside = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = row.get(parameter)
-    try:
+    with aside(parameters):
+        for parameter in parameters:
+            parameter.grad = row.get(parameter)
         yield
         check_dense("opt.constraint(...)", parameters)
         row.update(unshared({parameter: parameter.grad for parameter in parameters if parameter.grad is not None}))
+
+
+@contextmanager
+def aside(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Put what stands in `.grad` aside; it is back afterwards, also after an exception.
+
+    Args:
+        parameters: whose `.grad` is for the block to set.
+
+    Yields:
+        Nothing.
+
+    Cost: a copy of gradients that share their memory, which backward passes inside might write to.
+    """
+    outside = unshared({parameter: parameter.grad for parameter in parameters if parameter.grad is not None})
+    try:
+        yield
     finally:
-        for parameter, gradient in zip(parameters, outside, strict=True):
-            parameter.grad = gradient
+        for parameter in parameters:
+            parameter.grad = outside.get(parameter)
 
 
 def unshared(row: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
@@ -56,6 +72,8 @@ def unshared(row: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
     """
     seen = set[int]()
     for parameter, block in row.items():
+        if block.layout is not torch.strided:
+            continue  # has no one memory
         memory = block.untyped_storage()
         if memory.data_ptr() in seen or memory.nbytes() > block.nbytes:
             row[parameter] = block.clone()

@@ -75,14 +75,15 @@ class Storage:
     """Where a step keeps what is of the model's size (docs/how-to.md has a table of when to use which).
 
     Args:
-        rows: None keeps every gradient as autograd left it; "bfloat16" rounds it, when its constraint is complete, by
-            2⁻⁸ of each value at most, which changes G by 2⁻⁷‖gᵢ‖‖gⱼ‖ and what is promised of loss i by
-            2⁻⁸‖gᵢ‖‖d‖ at most (math.md, 123); "cpu" keeps it on the host, in pinned memory, and copies it while the
-            next backward pass runs; "sketch" keeps no gradient at all, `sketch` numbers of each instead, and takes a
-            second, weighted backward pass (math.md, 125-127): give `opt.backward` functions that return the losses.
-            What a forward pass changes, such as the running means of a BatchNorm, it then changes twice. Rows in
-            bfloat16 a GradScaler finds on the host alone: on a GPU torch cannot unscale them, and needs no scaler in
-            bfloat16.
+        rows: None keeps every gradient as autograd left it; "bfloat16" rounds it at the end of each block of its
+            constraint, by 2⁻⁸ of each value at most, which for one block changes G by 2⁻⁷‖gᵢ‖‖gⱼ‖ and what is promised
+            of loss i by 2⁻⁸‖gᵢ‖‖d‖ at most (math.md, 123); of several blocks the errors add up, and many small ones may
+            be lost in a large sum: put the micro-batches of a constraint into one; "cpu" keeps it on the host, in
+            pinned memory, and copies it while the next backward pass runs; "sketch" keeps no gradient at all, `sketch`
+            numbers of each instead, and takes a second, weighted backward pass (math.md, 125-127): give `opt.backward`
+            functions that return the losses. What a forward pass changes, such as the running means of a BatchNorm, it
+            then changes twice. Rows in bfloat16 a GradScaler finds on the host alone: on a GPU torch cannot unscale
+            them, and needs no scaler in bfloat16.
         start: None keeps θ₀ as it is; "bfloat16" rounds it: the objective is then ½ the squared distance from all that
             θ₀ may have been, which is 0 at θ₀, too (math.md, 124); "cpu" keeps it on the host. `opt.start` shows what
             is kept, which is then no teacher for `Distillation`.

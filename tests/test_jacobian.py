@@ -179,6 +179,14 @@ class TestManyProducts:
         assert torch.equal(actual, actual.T)
         assert ((actual - exact).abs() <= self.LOSS * lengths[:, None] * lengths).all()
 
+    def test_are_the_same_inside_of_autocast(self) -> None:
+        """Which would take them of factors rounded to 2⁻⁹, far above the bound."""
+        _, parameters, rows = self.rows(3, 0)
+        outside = gramian(rows, parameters, HOST), along(rows, rows[0], parameters, HOST)
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = gramian(rows, parameters, HOST), along(rows, rows[0], parameters, HOST)
+        assert all(map(torch.equal, inside, outside))
+
     @pytest.mark.parametrize("scale", [1e-30, 1e-21, 1.0, 1e21, 1e30])
     @pytest.mark.parametrize("away", [0.0, 1e-6, 1e-3])
     def test_nearly_dependent_rows_and_rows_of_any_size_have_the_products_of_float64(

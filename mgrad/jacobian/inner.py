@@ -73,7 +73,6 @@ def _inner(first: Tensor | None, second: Tensor) -> Tensor:
         parts = zip(x.split(_PIECE), y.split(_PIECE), strict=True)
         return torch.tensor(sum(a.dot(b).item() for a, b in parts), dtype=torch.float64, device="cpu")
     rest = len(x) - len(x) % _PIECE
-    with torch.autocast(x.device.type, enabled=False):  # would take the products in 16 bits
-        pieces = torch.linalg.vecdot(x[:rest].view(-1, _PIECE), y[:rest].view(-1, _PIECE))
-        total: Tensor = pieces.sum(dtype=torch.float64) + x[rest:].dot(y[rest:])
+    pieces = torch.linalg.vecdot(x[:rest].view(-1, _PIECE), y[:rest].view(-1, _PIECE))
+    total: Tensor = pieces.sum(dtype=torch.float64) + x[rest:].dot(y[rest:])
     return total

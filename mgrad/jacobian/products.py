@@ -52,10 +52,10 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.devic
         size = sum(parameter.numel() for parameter in here)
         narrow = metric is None and device.type == "cpu" and size >= MANY
         narrow = narrow and all(parameter.dtype is not torch.float64 for parameter in here)
-        with torch.autocast(device.type, enabled=False):  # would take the products in 16 bits
+        with torch.autocast("cpu", enabled=False):  # would take these products in 16 bits
             products = _single(rows, here) if narrow else None
-            if products is None or not _is_resolved(products, rows, here, size):
-                products = _products(everything, here, size, torch.float64, metric is not None)
+        if products is None or not _is_resolved(products, rows, here, size):
+            products = _products(everything, here, size, torch.float64, metric is not None)
         total += products.to(home)
     return total
 

@@ -133,7 +133,7 @@ class Starts:
                     f"`opt.load_state_dict(...)` must fit the optimizer's parameters. Found {found} for the anchor "
                     f"{i} of shape {list(start.shape)}. Build the optimizer with the groups that were saved."
                 )
-            self._further(places[i])
+            self._further(places[i])  # an error where it is not known
 
     def load_state_dict(self, state: Mapping[int, Tensor], places: Sequence[Tensor]) -> None:
         """Take θ₀ over from a `state_dict` that fits; what it lacks stays."""

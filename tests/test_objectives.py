@@ -279,6 +279,21 @@ def moved(seed: int = 0) -> tuple[nn.Sequential, nn.Sequential, Tensor]:
     return model, start, torch.randn(5, 3, dtype=F64)
 
 
+def test_an_anchor_of_a_tiny_factor_keeps_the_teacher_and_leaves_the_direction_to_the_objective() -> None:
+    """docs/how-to.md. Its pull is 10⁻⁹(θ − θ₀), with entries of some 10⁻¹⁰; the reference is the objective alone."""
+    directions = []
+    for tiny in (True, False):
+        model, start, x = moved()
+        opt = LessForgetting(torch.optim.SGD(start.parameters(), lr=0.1), anchor=1e-9 * Anchor() if tiny else None)
+        before = dict(zip(start.parameters(), (p.detach().clone() for p in start.parameters()), strict=True))
+        start.load_state_dict(model.state_dict())
+        distillation = Distillation(start, opt.start if tiny else before)
+        opt.backward([start(x).square().mean()], objective=distillation(x))
+        directions.append(torch.cat([torch.as_tensor(p.grad).flatten() for p in start.parameters()]))
+    pulled, alone = directions
+    assert torch.allclose(pulled, alone, rtol=0, atol=1e-6 * float(alone.norm()))
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_distillation_is_what_torch_computes(temperature: float) -> None:
     model, start, x = moved()

@@ -41,18 +41,22 @@ wrapped, own = build()
 parallel = DistributedDataParallel(wrapped, gradient_as_bucket_view=views)
 for step in range(4):
     batches = {sign: torch.randn(4, 3, generator=torch.Generator().manual_seed(10 * step + sign)) for sign in (-1, 1)}
+    old = torch.randn(4, 3, generator=torch.Generator().manual_seed(10 * step))
     opt.zero_grad()
-    report = opt.backward({str(sign): loss(alone, batch, sign) for sign, batch in batches.items()})
+    losses = {str(sign): loss(alone, batch, sign) for sign, batch in batches.items()}
+    report = opt.backward(losses, objective=loss(alone, old, 0))
     opt.step()
     own.zero_grad()
     mine = {sign: batch[rank::count] for sign, batch in batches.items()}
     if form == "blocks":
+        loss(parallel, old[rank::count], 0).backward()
         for sign, batch in mine.items():
             for part in batch.split(1):
                 with own.constraint(str(sign)):
                     (loss(parallel, part, sign) / len(batch)).backward()
     else:
-        own.backward({str(sign): loss(parallel, batch, sign) for sign, batch in mine.items()})
+        losses = {str(sign): loss(parallel, batch, sign) for sign, batch in mine.items()}
+        own.backward(losses, objective=loss(parallel, old[rank::count], 0))
     own.step()
     torch.testing.assert_close(torch.tensor(own.report.gramian), torch.tensor(report.gramian), rtol=1e-5, atol=1e-7)
 for first, second in zip(alone.parameters(), wrapped.parameters()):

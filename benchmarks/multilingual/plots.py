@@ -144,20 +144,21 @@ def gains(tasks: Sequence[Sequence[Setting]], against: str, path: Path) -> None:
     for number, (axis, settings) in enumerate(zip(axes.flat, tasks, strict=False)):
         base = base_of(settings, against)
         assert base is not None  # a task is drawn where there is something to compare with
-        found = [(*interval(paired(s, base, "unseen")), s) for s in settings if s is not base]
+        others = [setting for setting in settings if setting is not base and paired(setting, base, "unseen")]
+        found = [(*np.nan_to_num(interval(paired(other, base, "unseen"))), other) for other in others]
         found.sort(key=lambda entry: entry[0])
         for place, (gain, half, setting) in enumerate(found):
             of = _of(setting)
             if gain < -FAR_BEHIND:
                 axis.text(-FAR_BEHIND, place, f"  ◂ {gain:+.3f}", va="center", fontsize=7, color=of)
             else:
-                axis.errorbar(gain, place, xerr=np.nan_to_num(half), fmt="o", markersize=4, elinewidth=1.5, color=of)
+                axis.errorbar(gain, place, xerr=half, fmt="o", markersize=4, elinewidth=1.5, color=of)
         axis.set_yticks(range(len(found)), [setting.label for *_, setting in found], fontsize=8)
         for tick, (*_, setting) in zip(axis.get_yticklabels(), found, strict=True):
             tick.set_color(_of(setting))
         axis.axvline(0.0, color="#333333", linewidth=0.8)
         axis.set_ylim(len(found) - heights[number // columns], len(found))
-        axis.set_xlim(-FAR_BEHIND, FAR_BEHIND)
+        axis.set_xlim(-FAR_BEHIND, max([FAR_BEHIND, *(gain + half for gain, half, _ in found)]))
         axis.set_title(f"{settings[0].task}: {settings[0].metric}, less that of {base.label}", fontsize=10)
         _plain(axis)
     figure.savefig(path, dpi=130)

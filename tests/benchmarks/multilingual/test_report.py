@@ -154,13 +154,16 @@ def test_the_picture_of_gains_shows_each_method_over_another_task_by_task(
     # Unseen is half of source: +0.04, −0.05 and, named beside it, −0.20.
     scores = {"sum": 0.8, "less-forgetting": 0.88, "l2sp": 0.7, "probe": 0.4}
     slots = [made_up(method, [0.0, score], [0.9, 0.9]) for method, score in scores.items()]
-    intents = [dataclasses.replace(setting, task="intents") for setting in slots[:2]]
+    far = made_up("l2sp", [0.0, 1.0], [0.9, 0.9])  # +0.10, beyond what is shown otherwise
+    elsewhere = made_up("ewc", [0.0, 0.8], [0.9, 0.9], seed=1)  # no seed to compare by
+    intents = [dataclasses.replace(setting, task="intents") for setting in (slots[0], far, elsewhere)]
     monkeypatch.setattr(plt, "close", lambda figure: None)
     plots.gains([slots, intents], "sum", tmp_path / "gains.png")
     figure = plt.gcf()
     left, right = figure.axes
     assert [label.get_text() for label in left.get_yticklabels()] == [slots[i].label for i in (3, 2, 1)]
     assert [label.get_text() for label in right.get_yticklabels()] == [intents[1].label]
+    assert right.get_xlim()[1] == pytest.approx(0.1)
     drawn = [point for bars in left.containers for point in bars[0].get_xydata()]
     assert np.allclose(drawn, [(-0.05, 1), (0.04, 2)], rtol=0, atol=1e-12)
     assert [text.get_text().strip() for text in left.texts] == ["◂ -0.200"]

@@ -344,10 +344,9 @@ class LessForgetting(Optimizer):
         names = self._ordered(losses, "`opt.backward(constraints)` must hold", "", "Pass their losses")
         parameters = self._parameters()
         check_dense("objective_loss.backward()", parameters)
-        devices = list(dict.fromkeys(parameter.device for parameter in parameters))
-        twice = [Twice(loss_call(name), losses[name], devices) for name in names]
+        twice = [Twice(loss_call(name), losses[name], parameters) for name in names]
         if objective is not None:
-            twice.append(Twice(OBJECTIVE, objective() if callable(objective) else objective, devices))
+            twice.append(Twice(OBJECTIVE, objective() if callable(objective) else objective, parameters))
         sketch = Sketch(self.storage.sketch, parameters, self._sketches)
         vectors: list[Vectors] = [{} for _ in range(len(names) + 1)]  # the last is that of g₀
         reached = set[Tensor]()

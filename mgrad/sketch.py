@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from mgrad.jacobian import Block, aside, check_dense
+from mgrad.jacobian import Block, aside, check_dense, strangers
 from mgrad.losses import check_loss
 
 _PIECE = 1 << 17  # values that are sketched together; their places share one table of numbers
@@ -99,8 +99,6 @@ class Sketch:
                 self.add(vectors, parameter, gradient)
 
         with aside(self.parameters):
-            for parameter in self.parameters:
-                parameter.grad = None
             hooks = [parameter.register_post_accumulate_grad_hook(hand_over) for parameter in self.parameters]
             try:
                 yield reached
@@ -139,12 +137,13 @@ class Twice:
     Args:
         call: how the user wrote it.
         loss: a scalar tensor, or a function without arguments that returns one.
-        devices: whose random numbers are to be the same.
+        parameters: of which gradients are taken, on devices whose random numbers are to be the same.
     """
 
-    def __init__(self, call: str, loss: Tensor | Callable[[], Tensor], devices: Sequence[torch.device]) -> None:
+    def __init__(self, call: str, loss: Tensor | Callable[[], Tensor], parameters: Sequence[Tensor]) -> None:
         """Check what is there to check already."""
-        self.call, self.loss = call, loss
+        self.call, self.loss, self.parameters = call, loss, parameters
+        devices = dict.fromkeys(parameter.device for parameter in parameters)
         self.devices = [device for device in devices if device.type == "cuda"]
         self.value = 0.0
         self.states: list[Tensor] = []
@@ -164,13 +163,13 @@ class Twice:
         torch.autograd.backward(loss, retain_graph=loss is self.loss)
 
     def second(self, factor: float) -> None:
-        """Backpropagate it again, times a factor.
+        """Backpropagate it again, times a factor; leaves that are no parameters keep their gradients of the first pass.
 
         Raises:
             ValueError: if a function returns another loss than before.
         """
         if isinstance(self.loss, Tensor):
-            torch.autograd.backward(self.loss, torch.full_like(self.loss, factor), retain_graph=True)
+            self._backward_again(self.loss, factor)
             return
         with torch.random.fork_rng(self.devices):
             torch.set_rng_state(self.states[0])
@@ -182,7 +181,12 @@ class Twice:
                     f"`{self.call}` must be a function that returns the same loss whenever it is called. Found "
                     f"{self.value} and then {loss.item()}. Let it use one batch: draw it outside of the function."
                 )
-            torch.autograd.backward(loss, torch.full_like(loss, factor))
+            self._backward_again(loss, factor)
+
+    def _backward_again(self, loss: Tensor, factor: float) -> None:
+        """Backpropagate a loss times a factor to the parameters alone."""
+        with aside(strangers(loss, self.parameters)):
+            torch.autograd.backward(loss, torch.full_like(loss, factor), retain_graph=loss is self.loss)
 
     def _evaluate(self) -> Tensor:
         """Return the loss."""

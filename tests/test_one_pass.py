@@ -267,6 +267,52 @@ def test_rows_of_any_chain_of_modules_are_those_of_separate_passes(
         move(trained, made)
 
 
+@pytest.mark.parametrize("kind", SPLIT)
+@pytest.mark.parametrize("odd", [0, 1])
+def test_parameters_of_another_optimizer_get_the_gradient_of_the_sum(kind: str, odd: int, taken: list[int]) -> None:
+    trained, known = model(kind, "linear"), OnePass()
+    trainable: list[Tensor] = [p for p in trained.parameters() if p.requires_grad]
+    ours, others = trainable[odd::2], trainable[1 - odd :: 2]
+    seen = list[Tensor]()
+    others[0].register_post_accumulate_grad_hook(seen.append)
+    for step in range(7):
+        trained.zero_grad()
+        others[-1].grad = before = torch.ones_like(others[-1])  # is added to
+        found = losses(trained(batch(COUNTS, step)), COUNTS)
+        expected = torch.autograd.grad(list(found.values()), others, retain_graph=True, allow_unused=True)
+        separated = [{p: row[p] for p in ours if p in row} for row in separate(found, trained)]
+        spans = check_examples(COUNTS, {name: [loss] for name, loss in found.items()})
+        made = known.rows(list(found.values()), [torch.ones_like(loss) for loss in found.values()], spans, ours)
+        assert_equal_rows(made, separated)
+        sums = {p: g + (p is others[-1]) for p, g in zip(others, expected, strict=True) if g is not None}
+        theirs = {p: p.grad for p in others if p.grad is not None}
+        assert_equal_rows([theirs], [sums])
+        assert others[-1].grad is before
+        assert all(p.grad is None for p in ours)
+        move(trained, [*made, theirs])
+    assert taken.count(3) >= 2
+    assert len(seen) == 3 * (7 - taken.count(3)) + taken.count(3)
+
+
+def test_a_hook_of_another_tensor_sees_every_row(taken: list[int]) -> None:
+    trained, known = model("linear"), OnePass()
+    bias = trained.blocks[0].get_parameter("bias")
+    bias.register_hook(torch.tanh)
+    ours = [p for p in trained.parameters() if p is not bias]
+
+    def take(step: int) -> None:
+        found = losses(trained(batch(COUNTS, step)), COUNTS)
+        expected = sum(torch.autograd.grad(loss, bias, retain_graph=True)[0] for loss in found.values())
+        spans = check_examples(COUNTS, {name: [loss] for name, loss in found.items()})
+        bias.grad = None
+        known.rows(list(found.values()), [torch.ones_like(loss) for loss in found.values()], spans, ours)
+        torch.testing.assert_close(bias.grad, expected)
+
+    (said,) = warned(take, steps=3)
+    assert "Found hooks on tensors that are no parameters" in said
+    assert taken == []
+
+
 SIZES = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 32}
 SIZES |= {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 16}
 

@@ -151,6 +151,18 @@ def test_the_direction_is_the_combination_of_the_true_gradients(functions: bool)
     assert sketched.calls == (9 + 9 if functions else 9)
 
 
+@pytest.mark.parametrize("functions", [True, False])
+def test_parameters_of_another_optimizer_get_the_gradient_of_the_sum(functions: bool) -> None:
+    """Once, and not once more by the weights of the second pass."""
+    ours, other = Parameter(torch.tensor([1.0, 2.0])), Parameter(torch.tensor([3.0, 4.0]))
+    opt = LessForgetting(SGD([ours], lr=0.1), storage=SPARSE)
+    losses: list[Callable[[], Tensor]] = [lambda: (ours * other).sum(), lambda: (ours + 2 * other).square().sum()]
+    other.grad = torch.ones(2)
+    opt.backward([loss if functions else loss() for loss in losses])
+    expected = 1 + torch.autograd.grad(losses[0]() + losses[1](), other)[0]
+    assert torch.equal(other.grad, expected)
+
+
 def test_no_gradient_is_kept_between_the_passes() -> None:
     problem = Problem(SPARSE)
     seen = []

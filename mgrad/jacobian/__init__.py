@@ -4,13 +4,14 @@ In: parameters and what autograd leaves in `.grad`. Out: G, on the host or on th
 direction per parameter. May import: its own files, which import compiled. Knows no optimizer.
 """
 
-from mgrad.jacobian.autograd import aside, capture, check_dense, shared_graphs, unshared
+from mgrad.jacobian.autograd import LEAF, aside, capture, check_dense, shared_graphs, strangers, unshared
 from mgrad.jacobian.blocks import Block, Lazy, Row, whole
 from mgrad.jacobian.combination import combine
 from mgrad.jacobian.inner import along, norm
 from mgrad.jacobian.products import gramian
 
 __all__ = [
+    "LEAF",
     "Block",
     "Lazy",
     "Row",
@@ -22,6 +23,7 @@ __all__ = [
     "gramian",
     "norm",
     "shared_graphs",
+    "strangers",
     "unshared",
     "whole",
 ]

@@ -3,12 +3,16 @@
 In: parameters, and what is backpropagated. Out: rows; which graphs are still wanted. May import: nothing of mgrad.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
+
+LEAF = "torch::autograd::AccumulateGrad"
+"""The name of the operation that adds a gradient to a leaf's `.grad`."""
 
 
 @contextmanager
@@ -43,7 +47,7 @@ def aside(parameters: Sequence[Tensor]) -> Iterator[None]:
     """Put what stands in `.grad` aside; it is back afterwards, also after an exception.
 
     Args:
-        parameters: whose `.grad` is for the block to set.
+        parameters: whose `.grad` is None at the beginning of the block, and for it to set.
 
     Yields:
         Nothing.
@@ -51,6 +55,8 @@ def aside(parameters: Sequence[Tensor]) -> Iterator[None]:
     Cost: a copy of gradients that share their memory, which backward passes inside might write to.
     """
     outside = unshared({parameter: parameter.grad for parameter in parameters if parameter.grad is not None})
+    for parameter in parameters:
+        parameter.grad = None
     try:
         yield
     finally:
@@ -97,6 +103,27 @@ def check_dense(call: str, parameters: Sequence[Tensor]) -> None:
                 f"`{call}` must find dense gradients. Found a sparse one for parameter {k}, of shape "
                 f"{list(parameter.shape)}. Build its layer with sparse=False."
             )
+
+
+def strangers(loss: Tensor, parameters: Collection[Tensor]) -> list[Tensor]:
+    """Return the leaves of a loss's graph that are none of the parameters, such as those of another optimizer.
+
+    Args:
+        loss: a scalar.
+        parameters: whose gradients are taken.
+
+    Cost: one visit of each operation of the graph.
+    """
+    found, seen = set[Tensor](), set[Node]()
+    queue: list[Any] = [] if loss.grad_fn is None else [loss.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node not in seen:
+            seen.add(node)
+            queue += [following for following, _ in node.next_functions if following is not None]
+            if node.name() == LEAF:
+                found.add(node.variable)
+    return [*found.difference(parameters)]
 
 
 def shared_graphs(losses: Sequence[Tensor]) -> list[bool]:

@@ -1,6 +1,6 @@
 """The graph that autograd has recorded of some losses, and what in it forbids to tell them apart.
 
-In: losses and parameters. Out: operations by their places. May import: one_pass.node_rules.
+In: losses and parameters. Out: operations by their places. May import: jacobian, one_pass.node_rules.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mgrad.jacobian import LEAF
 from mgrad.one_pass.node_rules import Node
 
 Output = tuple[int, int]
 """An operation's place in the graph, and the number of one of its outputs."""
-
-_LEAF = "torch::autograd::AccumulateGrad"
 
 
 class Graph:
@@ -26,6 +25,7 @@ class Graph:
         outputs: of each those that are used.
         reach: of each the losses that depend on it, a bit for each.
         leaves: the parameters, by their operations' place.
+        strangers: the places of leaves that are no parameters, such as those of another optimizer.
         roots: the operations of the losses.
         key: what two graphs have in common that differ in numbers and sizes only.
     """
@@ -47,6 +47,7 @@ class Graph:
             self.outputs[root].add(0)
         numbers = {parameter: number for number, parameter in enumerate(parameters)}
         self.leaves: dict[Tensor, int] = {}
+        self.strangers: list[int] = []
         names = []
         for k, node in enumerate(self.nodes):
             for child in self.children[k]:
@@ -54,9 +55,12 @@ class Graph:
                     self.reach[child[0]] |= self.reach[k]
                     self.outputs[child[0]].add(child[1])
             names.append(node.name())
-            if names[-1] == _LEAF and node.variable in numbers:
-                self.leaves[node.variable] = k
-                names[-1] = numbers[node.variable]
+            if names[-1] == LEAF:
+                if node.variable in numbers:
+                    self.leaves[node.variable] = k
+                    names[-1] = numbers[node.variable]
+                else:
+                    self.strangers.append(k)
         self.names = names
         dims = [len(node._input_metadata[0].shape) if node._input_metadata else 0 for node in self.nodes]
         self.key = (tuple(names), tuple(map(tuple, self.children)), tuple(dims), tuple(self.roots))
@@ -67,7 +71,7 @@ class Graph:
 
     def holds(self, loss: Tensor) -> bool:
         """Tell whether a loss needs an operation of this graph."""
-        inside = {node for node in self.nodes if node.name() != _LEAF}
+        inside = {node for node in self.nodes if node.name() != LEAF}
         return any(node in inside for node in visit([torch.autograd.graph.get_gradient_edge(loss).node]))
 
 

@@ -47,6 +47,7 @@ class OnePass:
         """Compute the gradients of all losses (math.md, 130-132).
 
         Equal to one `torch.autograd.backward` for each loss, up to rounding: of sums over examples in another order.
+        Other leaves of the graph, such as parameters of another optimizer, have their gradients added to `.grad` by it.
 
         Args:
             losses: of one batch, scalars.
@@ -81,7 +82,7 @@ class OnePass:
         looks = not plan.obstacle and (plan.unknown or known.steps & (known.steps - 1) == 0)
         if not (plan.obstacle or looks):
             across = crossed(plan, losses, seeds, spans)
-            if not wait:
+            if not (wait or graph.strangers):
                 seeds = [seed.masked_fill(across.to(seed.device), torch.nan) for seed in seeds]
             elif across:
                 looks = True

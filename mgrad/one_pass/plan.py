@@ -72,6 +72,8 @@ class Plan:
                     self.sources.add(k)
         if any(p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None) for p in graph.leaves):
             self.obstacle = "hooks on parameters"
+        if any(graph.nodes[k].variable._backward_hooks for k in graph.strangers):
+            self.obstacle = "hooks on tensors that are no parameters"
         if known.hidden:
             self.obstacle = "a gradient that no operation of the graph accounts for"
         self.obstacle = next(filter(None, map(self._opaque, [*self.taken, *self.expressions])), self.obstacle)

@@ -62,8 +62,10 @@ def backward_together(
             asked |= dict.fromkeys(graph.at(k, wanted))
         elif k in plan.sources:
             asked[k, 0] = None
-    # Expressions that the pass runs on its way to such weights are run again afterwards.
-    retain |= len(plan.known) < len(plan.taken) and any(graph.names[k] not in VIEWS for k in plan.expressions)
+    asked |= dict.fromkeys((k, 0) for k in graph.strangers)
+    # Expressions that the pass runs on its way to such weights, or to other leaves, are run again afterwards.
+    further = len(plan.known) < len(plan.taken) or bool(graph.strangers)
+    retain |= further and any(graph.names[k] not in VIEWS for k in plan.expressions)
     handles = [nodes[k].register_prehook(lambda outputs, k=k: take(k, outputs)) for k in plan.taken]
     behind = dict[Tensor, Tensor]()
     try:
@@ -81,6 +83,8 @@ def backward_together(
     for (k, _), gradient in zip(asked, found, strict=True):
         if k in plan.taken and k not in done and gradient is not None:
             take(k, [gradient])
+        elif k in graph.strangers and gradient is not None:
+            torch.autograd.backward(nodes[k].variable, gradient)  # adds up in `.grad` as ever
     return [sums.row(i) for i in range(len(losses))]
 
 

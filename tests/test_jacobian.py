@@ -187,6 +187,29 @@ class TestManyProducts:
             inside = gramian(rows, parameters, HOST), along(rows, rows[0], parameters, HOST)
         assert all(map(torch.equal, inside, outside))
 
+    @pytest.mark.parametrize("mixed", [False, True])
+    def test_are_taken_in_float64_where_torch_may_round_float32(
+        self, mixed: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`set_float32_matmul_precision("medium")`, or oneDNN's own switch: there factors may have 8 bits."""
+        monkeypatch.setattr(compiled, "loops", lambda: None)
+        _, parameters, rows = self.rows(3, 0)
+        wide = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
+        narrow = dict(zip(wide, parameters, strict=True))
+        doubled: list[Row] = [lambda p, row=row: row(narrow[p]) for row in rows]  # type: ignore[misc]
+        expected = gramian(doubled, wide, HOST)
+        assert not torch.equal(gramian(rows, parameters, HOST), expected)
+        before, switch = torch.get_float32_matmul_precision(), torch.backends.mkldnn.matmul
+        try:
+            if mixed:
+                switch.fp32_precision = "bf16"
+            else:
+                torch.set_float32_matmul_precision("medium")
+            assert torch.equal(gramian(rows, parameters, HOST), expected)
+        finally:
+            torch.set_float32_matmul_precision(before)  # sets the switch, too
+            switch.fp32_precision = "none"
+
     @pytest.mark.parametrize("scale", [1e-30, 1e-21, 1.0, 1e21, 1e30])
     @pytest.mark.parametrize("away", [0.0, 1e-6, 1e-3])
     def test_nearly_dependent_rows_and_rows_of_any_size_have_the_products_of_float64(

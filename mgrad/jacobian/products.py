@@ -63,7 +63,7 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.devic
 def _single(rows: Sequence[Row], parameters: Sequence[Tensor]) -> Tensor:
     """Return the inner products of the rows on a CPU, in float32: by loops where they can be had, else by BLAS."""
     if compiled.loops() is None:
-        return _products(rows, parameters, sum(parameter.numel() for parameter in parameters), torch.float32, False)
+        return _products(rows, parameters, sum(parameter.numel() for parameter in parameters), _factors(), False)
     table, rest = Table(len(rows)), []
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device="cpu")
     for parameter in parameters:
@@ -74,8 +74,16 @@ def _single(rows: Sequence[Row], parameters: Sequence[Tensor]) -> Tensor:
             table = Table(len(rows))
     total += table.products()
     if rest:
-        total += _products(rows, rest, sum(parameter.numel() for parameter in rest), torch.float32, False)
+        total += _products(rows, rest, sum(parameter.numel() for parameter in rest), _factors(), False)
     return total
+
+
+def _factors() -> torch.dtype:
+    """Return float32, unless torch may round it to fewer bits in products on a CPU: then float64, which it leaves."""
+    products = getattr(torch.backends.mkldnn, "matmul", None)
+    if products is None:  # torch below 2.9
+        return torch.float64 if torch.get_float32_matmul_precision() == "medium" else torch.float32
+    return torch.float32 if products.fp32_precision in {"none", "ieee"} else torch.float64
 
 
 def _products(rows: Sequence[Row], parameters: Sequence[Tensor], size: int, dtype: torch.dtype, metric: bool) -> Tensor:

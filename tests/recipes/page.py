@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -75,20 +75,22 @@ def by_hand(
     steps: Iterable[Callable[[], Mapping[str, Tensor]]],
     *,
     objective: Callable[[], Tensor] | None = None,
+    new: Collection[Tensor] = (),
     clip: float = math.inf,
     schedule: LRScheduler | None = None,
 ) -> Iterator[Report]:
     """Train by the mathematics alone: the direction of flattened gradients, written to `.grad` of the bare base.
 
-    Each step is a function that returns its losses; yields the report of each.
+    Each step is a function that returns its losses; yields the report of each. What is new is not anchored.
     """
     started = [parameter.detach().clone() for parameter in parameters]
+    anchored = [all(parameter is not other for other in new) for parameter in parameters]
     for losses in steps:
         named = losses()
         gradients = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in named.values()]
-        pull = [parameter.detach() - value for parameter, value in zip(parameters, started, strict=True)]
+        pull = [(p.detach() - value) * held for p, value, held in zip(parameters, started, anchored, strict=True)]
         if objective is not None:
-            apart = torch.autograd.grad(objective(), parameters)
+            apart = torch.autograd.grad(objective(), parameters, materialize_grads=True)
             pull = [one + other for one, other in zip(pull, apart, strict=True)]
         jacobian, flat = torch.stack([flatten(row) for row in gradients]), flatten(pull)
         direction, report = constrained_direction(jacobian, flat, strength=0.1, scale="relative")

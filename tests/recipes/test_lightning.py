@@ -1,11 +1,16 @@
-"""Lightning's manual optimization, with the module of the page."""
+"""Lightning's manual and automatic optimization, with the modules of the page."""
 
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning
 import pytest
+import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
@@ -14,14 +19,46 @@ from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import DataLoader
 
 from mgrad import LessForgetting
-from tests.recipes.page import EPSILON, RATE, assert_same, assert_same_figures, blocks, by_hand, means, run, start
+from tests.recipes.page import EPSILON, RATE, SAME, assert_same, assert_same_figures, blocks, by_hand, means, run, start
 from tests.training import assert_identical, weights
+
+MANUAL, _, AUTOMATIC, _ = blocks("Lightning")
+
+# Lightning takes a process group that is there already.
+PROCESS = """
+import os
+import sys
+import warnings
+import lightning
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from torch.distributed import destroy_process_group, init_process_group
+from torch.utils.data import DataLoader
+from tests.recipes.test_lightning import names_with_module, together
+
+warnings.simplefilter("ignore")
+rank = int(os.environ["LOCAL_RANK"])
+init_process_group("gloo", init_method=f"file://{sys.argv[1]}/meeting", rank=rank, world_size=2)
+names = names_with_module()
+mine = [names["by_language"](part[rank::2]) for part in together(names)]
+quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+strategy = DDPStrategy(cluster_environment=LightningEnvironment())
+options = dict(accelerator="cpu", devices=2, strategy=strategy, use_distributed_sampler=False)
+trainer = lightning.Trainer(max_epochs=1, **options, **quiet)
+trainer.fit(names["Tagger"](names["model"]), DataLoader(mine, batch_size=None))
+torch.save(names["model"].state_dict(), f"{sys.argv[1]}/{rank}.pt")
+destroy_process_group()
+os._exit(0)  # while an interpreter shuts down, a thread of torch that asks for it aborts the process
+"""
 
 
 def names_with_module(*, seed: int = 0) -> dict[str, Any]:
-    """Return the names of the page with its module's class."""
+    """Return the names of the page with its modules' classes."""
     names = start(seed=seed)
-    run(blocks("Lightning")[0], names)
+    names["lightning"] = lightning
+    run(MANUAL, names)
+    run(AUTOMATIC, names)
     return names
 
 
@@ -46,13 +83,40 @@ def test_the_module_takes_the_steps_of_the_loop_by_hand() -> None:
     assert trainer.global_step == 6
 
 
-def test_a_resumed_run_is_the_uninterrupted_run() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("enforce", ["gradient", "step"])
+def test_automatic_optimization_takes_the_same_steps(enforce: Any, count: int) -> None:
+    """Clipped and with so many micro-batches each; the schedule goes by epochs."""
+    names, other = names_with_module(), start()
+    names["LessForgetting"] = partial(LessForgetting, enforce=enforce)
+    options: Any = dict(accumulate_grad_batches=count, gradient_clip_val=1.0)
+    trainer = fit(names["AutomaticTagger"](names["model"]), names["loader"], 1, **options)
+    opt = LessForgetting(AdamW(other["model"].parameters(), lr=RATE / 3, eps=EPSILON), enforce=enforce)
+    lengths = []
+    for i, batches in enumerate(other["loader"], 1):
+        for language, loss in means(other["model"], batches).items():
+            with opt.constraint(language):
+                (loss / count).backward()
+        if i % count == 0:
+            lengths.append(opt.solve().direction_norm)
+            clip_grad_norm_(other["model"].parameters(), 1.0)
+            opt.step()
+            opt.zero_grad()
+    assert len(lengths) == trainer.global_step == 6 // count
+    assert max(lengths) > 1.0, "clipping is to be seen"
+    assert_same(names["model"], other["model"])
+    assert opt.report is not None
+    assert_same_figures(trainer.callback_metrics, opt.report)
+
+
+@pytest.mark.parametrize("kind", ["Tagger", "AutomaticTagger"])
+def test_a_resumed_run_is_the_uninterrupted_run(kind: str) -> None:
     names, again = names_with_module(), names_with_module(seed=1)
     loader = names["loader"]
-    fit(names["Tagger"](names["model"]), loader, 1).save_checkpoint("half.ckpt")
+    fit(names[kind](names["model"]), loader, 1).save_checkpoint("half.ckpt")
     whole = names_with_module()
-    trainer = fit(whole["Tagger"](whole["model"]), loader, 2)
-    other = fit(again["Tagger"](again["model"]), loader, 2, "half.ckpt")
+    trainer = fit(whole[kind](whole["model"]), loader, 2)
+    other = fit(again[kind](again["model"]), loader, 2, "half.ckpt")
     assert_identical(weights(again["model"]), weights(whole["model"]))
     assert_identical(other.optimizers[0].state_dict(), trainer.optimizers[0].state_dict())
     assert_identical(list(other.optimizers[0].start.values()), weights(start()["model"]))
@@ -71,6 +135,30 @@ def test_a_mapping_of_loaders_gives_batches_of_each_language() -> None:
     fit(names["Tagger"](names["model"]), loaders, 1)
     fit(other["Tagger"](other["model"]), DataLoader(together, batch_size=None), 1)
     assert_identical(weights(names["model"]), weights(other["model"]))
+
+
+def together(names: dict[str, Any]) -> list[list[Any]]:
+    """Return the examples of three batches, four of each language in each."""
+    parts = [[e for e in names["examples"] if e["language"] == language] for language in names["languages"]]
+    return [[example for part in parts for example in part[i : i + 4]] for i in (0, 4, 8)]
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROCESS, str(tmp_path)]
+    root = str(Path(__file__).parents[2])
+    shared = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
+    processes = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=shared | {"LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    ends = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ends
+    names = names_with_module()
+    batches: Any = [names["by_language"](part) for part in together(names)]
+    fit(names["Tagger"](names["model"]), DataLoader(batches, batch_size=None), 1)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found, names["model"].state_dict(), **SAME)
 
 
 def test_what_steps_promise_is_kept_although_lightning_steps_with_a_closure() -> None:

@@ -1,5 +1,6 @@
 """Hugging Face's Trainer with the subclass of the page."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
@@ -17,11 +19,22 @@ from mgrad import LessForgetting
 from tests.recipes.page import EPSILON, RATE, assert_same, assert_same_figures, blocks, by_hand, run, scalars, start
 from tests.training import assert_identical, weights
 
+PAGE, _, REPLAY = blocks("Hugging Face Trainer")
 
-def names_with_trainer(*, seed: int = 0, exact: bool = True) -> dict[str, Any]:
+
+def without_solve() -> str:
+    """Return the page's class as it is to be with a loss scale."""
+    end = PAGE.index("return sum(losses)")
+    code = PAGE[: PAGE.index("        if self.accelerator.sync_gradients:")] + "        " + PAGE[end:]
+    assert "solve" in PAGE
+    assert "solve" not in code
+    return code
+
+
+def names_with_trainer(*, seed: int = 0, exact: bool = True, page: str = PAGE) -> dict[str, Any]:
     """Return the names of the page with its trainer's class; part of the labels do not count."""
     names = start(seed=seed, exact=exact)
-    run(blocks("Hugging Face Trainer")[0], names)
+    run(page, names)
     for i, example in enumerate(names["examples"]):
         example["labels"] = example["labels"].masked_fill(torch.arange(8) >= 2 + i % 7, -100)
     return names
@@ -125,9 +138,15 @@ def test_with_one_language_and_no_pull_it_is_the_trainer(new_model: Callable[[],
     assert_identical(trained[1], trained[0])
 
 
+def let_scale(trainer: Any, scaler: GradScaler) -> None:
+    """Let accelerate scale the losses."""
+    trainer.accelerator.native_amp, trainer.accelerator.state._mixed_precision = True, "fp16"
+    trainer.accelerator.scaler = scaler
+
+
 def test_evaluation_is_of_each_language() -> None:
     names = start()
-    run(blocks("Hugging Face Trainer")[0], names)
+    run(PAGE, names)
     held_out = {language: names["examples"][i : i + 1] for i, language in enumerate("abc")}
     for language, (example,) in held_out.items():
         example["language"] = language
@@ -136,6 +155,111 @@ def test_evaluation_is_of_each_language() -> None:
     for language, part in held_out.items():
         (batch,) = names["by_language"](part).values()
         assert found[f"eval_{language}_loss"] == pytest.approx(names["model"].eval()(**batch).loss.item())
+    assert found["eval_loss"] == pytest.approx(sum(found[f"eval_{language}_loss"] for language in held_out) / 3)
+    assert trainer.evaluate(held_out["a"])["eval_loss"] == pytest.approx(found["eval_a_loss"])
+    with pytest.raises(ValueError, match="unpack"):
+        trainer.evaluate([example for part in held_out.values() for example in part])
+
+
+@pytest.mark.parametrize("metric", [None, "eval_de_loss"])
+def test_the_best_model_is_that_of_all_languages_or_of_one(metric: str | None) -> None:
+    names = names_with_trainer()
+    parts: Any = {name: [e for e in names["examples"] if e["language"] == name] for name in names["languages"]}
+    every = dict(eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1)
+    trainer = names["LessForgettingTrainer"](
+        names["model"],
+        arguments(load_best_model_at_end=True, metric_for_best_model=metric, learning_rate=0.5, **every),
+        names["by_language"],
+        train_dataset=names["examples"],
+        eval_dataset=parts,
+    )
+    trainer.train()
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    for entry in trainer.state.log_history:
+        found[entry["step"]] |= {
+            name: value for name, value in entry.items() if name.startswith("eval_") and name.endswith("_loss")
+        }
+    of = {step: losses for step, losses in found.items() if len(losses) == 3}
+    values = {step: losses[metric] if metric else sum(losses.values()) / 3 for step, losses in of.items()}
+    best = min(values, key=lambda step: values[step])
+    assert len(values) == 6
+    assert trainer.state.best_global_step == best < 6
+    assert trainer.state.best_metric == pytest.approx(values[best])
+    assert trainer.evaluate()[metric or "eval_loss"] == pytest.approx(values[best])
+
+
+def replayed(
+    page: str = PAGE, *, model: Any = None, wrap: Any = LessForgetting, scaler: GradScaler | None = None, **options: Any
+) -> Any:
+    """Return the trainer of the page that replays, after training; three steps of the examples in their order."""
+    names = names_with_trainer(page=page)
+    names["LessForgetting"] = wrap
+    fixed = dict(train_sampling_strategy="sequential", num_train_epochs=1, adam_epsilon=EPSILON)
+    names["args"] = arguments(lr_scheduler_type="constant", **(fixed | options))
+    if model is not None:
+        names["model"] = model
+    prepare, train, rest = REPLAY.partition("trainer.train()")
+    run(prepare, names)
+    if scaler is not None:
+        let_scale(names["trainer"], scaler)
+    run(train + rest, names)
+    return names
+
+
+def test_an_objective_is_of_each_step_and_not_of_each_micro_batch() -> None:
+    names, other = replayed(max_grad_norm=0.5), start()["model"]
+    found = list(other.parameters())
+    old = iter([*names["old"], *names["old"]])
+
+    def losses(first: int) -> Mapping[str, Tensor]:
+        """Add up two micro-batches: the trainer leaves the sum to models that ignore how many items there are."""
+        added: dict[str, Tensor] = {}
+        for i in (first, first + 6):
+            for name, batch in names["by_language"](names["examples"][i : i + 6]).items():
+                loss = other(**batch).loss
+                added[name] = added[name] + loss if name in added else loss
+        return added
+
+    steps = [partial(losses, first) for first in (0, 12, 24)]
+    base = AdamW(found, lr=RATE, eps=EPSILON, weight_decay=0.0)
+    reports = list(by_hand(found, base, steps, objective=lambda: other(**next(old)).loss, clip=0.5))
+    assert_same(names["model"], other)
+    logs = [entry for entry in names["trainer"].state.log_history if "grad_norm" in entry]
+    for entry, report in zip(logs, reports, strict=True):
+        assert_same_figures(entry, report)
+        assert entry["grad_norm"] == pytest.approx(report.direction_norm)
+
+
+def test_an_objective_in_bfloat16_is_that_of_autocast() -> None:
+    names, other = replayed(model=start()["model"].float(), bf16=True), start()["model"].float()
+    opt = LessForgetting(AdamW(other.parameters(), lr=RATE, eps=EPSILON, weight_decay=0.0))
+    old = iter([*names["old"], *names["old"]])
+
+    def backward(batch: Any) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = other(**batch).loss
+        loss.float().backward()
+
+    for i in range(0, 36, 6):
+        for name, batch in names["by_language"](names["examples"][i : i + 6]).items():
+            with opt.constraint(name):
+                backward(batch)
+        if i % 12:
+            backward(next(old))
+            opt.solve()
+            clip_grad_norm_(other.parameters(), 1.0)
+            opt.step()
+            opt.zero_grad()
+    torch.testing.assert_close(weights(names["model"]), weights(other), rtol=1e-6, atol=1e-9)
+
+
+def test_an_objective_is_scaled_as_the_losses_are() -> None:
+    """To the last bit, as the scale is a power of two."""
+    scaler = GradScaler("cpu", init_scale=2.0**10)
+    options: Any = dict(wrap=partial(LessForgetting, scale="absolute", strength=0.5), max_grad_norm=0.0)
+    scaled, plain = replayed(without_solve(), scaler=scaler, **options), replayed(**options)
+    assert scaler.get_scale() == 2.0**10
+    assert_identical(weights(scaled["model"]), weights(plain["model"]))
 
 
 def test_groups_of_ones_own_keep_their_anchor() -> None:
@@ -157,15 +281,9 @@ def test_groups_of_ones_own_keep_their_anchor() -> None:
 
 def test_with_a_loss_scale_the_step_solves_and_an_overflow_is_none() -> None:
     """To the last bit, as the scale is a power of two; accelerate itself scales on GPUs alone."""
-    (page, _), solve = blocks("Hugging Face Trainer"), "        if self.accelerator.sync_gradients:"
-    after = page.index("return sum(losses)")
-    without = page[: page.index(solve)] + "        " + page[after:]
-    assert "solve" in page
-    assert "solve" not in without
 
     def trained(scaler: GradScaler | None) -> Any:
-        names = names_with_trainer()
-        run(page if scaler is None else without, names)
+        names = names_with_trainer(page=PAGE if scaler is None else without_solve())
         opt = LessForgetting(AdamW(names["model"].parameters(), lr=RATE, eps=EPSILON), scale="absolute", strength=0.5)
 
         def overflow(module: Any, inputs: Any, outputs: Any) -> Any:
@@ -184,8 +302,7 @@ def test_with_a_loss_scale_the_step_solves_and_an_overflow_is_none() -> None:
             optimizers=(opt, LambdaLR(opt, lambda step: 1.0)),
         )
         if scaler is not None:
-            trainer.accelerator.native_amp, trainer.accelerator.state._mixed_precision = True, "fp16"
-            trainer.accelerator.scaler = scaler
+            let_scale(trainer, scaler)
         trainer.train()
         return trainer
 

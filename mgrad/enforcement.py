@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgrad.jacobian import Row, along, combine, norm, whole
+from mgrad.jacobian import Row, along, combine, lengths, norm, whole
 from mgrad.solvers import Array, rounding
 from mgrad.step_report import PendingStepReport, StepReport
 from mgrad.values import Scalar, cleared, filled, minimise, norms, quotient, root
@@ -72,19 +72,20 @@ class Promise:
             FloatingPointError: on the host, if the base's step is not finite; the parameters are then back where they
                 were.
 
-        Cost: one read of the rows and of the step; another of the rows in a metric, and where there is something to
-            correct.
+        Cost: two reads of the rows, one of the step and of where it began; another of the rows where there is something
+            to correct.
         """
-        products: Any = along(self.rows, lambda p: p - before[p], self.parameters, self.home)
+        parts: Any = along(self.rows, lambda p: p - before[p], self.parameters, self.home)
+        error: Any = self._step_error(before, parts[:, -1].sqrt())
+        products: Any = parts.sum(0)
         waiting = isinstance(self.gramian, Tensor)
         if not waiting:
-            products, share = products.numpy(), float(share)
+            products, error, share = products.numpy(), error.numpy(), float(share)
             self._check_finite(products, before)
         change, length = products[:-1], products[-1] ** 0.5
         asked = self.decrease > -math.inf
         promised = rate * share * filled(self.decrease, ~asked, 0.0)
-        error = rounding(1) * (abs(change) + abs(promised)) + self._step_error(before, length) * self._lengths()
-        error = error + rate * share * self.error
+        error = error + rounding(1) * (abs(change) + abs(promised)) + rate * share * self.error
         linear = cleared(-promised - change, error) * asked
         # (10) for (53), where nothing pulls and −linear is required.
         bound = self.limit * quotient((-linear).clip(min=0.0), norms(self.gramian)).max()
@@ -122,18 +123,14 @@ class Promise:
                 block.masked_fill_(void, 0.0)
             parameter.sub_(block)
 
-    def _lengths(self) -> Any:
-        """Return ‖gᵢ‖ [m] without the metric, which the rounding of the parameters does not know."""
-        if self.metric is None:
-            return norms(self.gramian)
-        squares = torch.cat([along([], row, self.parameters, self.home) for row in self.rows])
-        return (squares if isinstance(self.gramian, Tensor) else squares.numpy()) ** 0.5
-
-    def _step_error(self, before: Mapping[Tensor, Tensor], length: Scalar) -> Scalar:
-        """Return by how much rounding may change J u, relative to the lengths of the rows (math.md, 55)."""
-        precision = max(torch.finfo(parameter.dtype).eps for parameter in before)
-        spread = norm(before.values(), self.home) / sum(parameter.numel() for parameter in before) ** 0.5
-        return precision * (2 * (spread if isinstance(self.gramian, Tensor) else spread.item()) + length)
+    def _step_error(self, before: Mapping[Tensor, Tensor], moved: Tensor) -> Tensor:
+        """Return by how much rounding may change J u [m], as ‖u‖ [K] is by parameter (math.md, 55)."""
+        rows, start = (lengths(given, self.parameters, self.home) for given in (self.rows, [before.get]))
+        known = [(torch.finfo(p.dtype).eps, max(1, p.numel()) ** 0.5) for p in self.parameters]
+        precisions, roots = torch.tensor(known, dtype=torch.float64, device="cpu").to(self.home, non_blocking=True).T
+        coarse = rows * precisions[:, None]
+        error: Tensor = 2 * (coarse * start / roots[:, None]).norm(dim=0) + moved @ coarse
+        return error
 
     def _check_finite(self, products: Array, before: Mapping[Tensor, Tensor]) -> None:
         """Put the parameters back and raise if the base's step is not finite."""

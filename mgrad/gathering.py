@@ -74,7 +74,7 @@ class Gathering:
     def take(
         self, name: str, parameters: Callable[[], Sequence[Tensor]], still: Callable[[], Set[Tensor]]
     ) -> Iterator[None]:
-        """Make what is backpropagated inside the block part of a constraint's row.
+        """Make what is backpropagated inside the block part of a constraint's row; after an exception there is none.
 
         Args:
             name: of the constraint.
@@ -98,6 +98,10 @@ class Gathering:
         try:
             with capture(parameters(), row):
                 yield
+        except BaseException:
+            # Some parameters may have all that was backpropagated and others a part: no gradient of anything.
+            self.rows.pop(name, None)
+            raise
         finally:
             self.capturing = None
         if not row:
@@ -109,7 +113,7 @@ class Gathering:
             first, unmoved = self.rows[name], still()
             moving = [parameter for parameter in parameters() if parameter not in unmoved]
             home = next(iter(row)).device  # where a scaler of gradients there can unscale it
-            product = along([first.get], row.get, moving, home)[0]
+            product = along([first.get], row.get, moving, home)[:, 0].sum()
             self.halves[name] = product.sign() * product.abs().sqrt()  # in the unit of a gradient, which may be scaled
             for parameter, block in first.items():
                 row[parameter] = row[parameter].add_(block) if parameter in row else block

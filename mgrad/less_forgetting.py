@@ -23,7 +23,18 @@ from mgrad.direction import Normalise, Scale, Solved, Solver, check_options, sol
 from mgrad.enforcement import Promise
 from mgrad.gathering import Gathering
 from mgrad.groups import check_groups, every_parameter, least_rate, not_finite, still, trainable
-from mgrad.jacobian import Block, Row, capture, check_dense, combine, gramian, norm, shared_graphs, whole
+from mgrad.jacobian import (
+    Block,
+    Row,
+    capture,
+    check_dense,
+    combine,
+    gradient_type,
+    gramian,
+    norm,
+    shared_graphs,
+    whole,
+)
 from mgrad.lagrangian import Lagrangian, returned_losses
 from mgrad.losses import (
     OBJECTIVE,
@@ -102,8 +113,8 @@ class LessForgetting(Optimizer):
     Cost: of a step: one backward pass and n gradient values for each constraint, n values for θ₀, one read of
         each row for G, one combination of them, solves over m variables. On a CPU the memory of all rows but one is
         kept for the next step. `storage` has less.
-        metric="base": P once more for each parameter. enforce="step": memory of the rows and of n values, two further
-        reads of each row; with metric="base" memory of P, and three.
+        metric="base": P once more for each parameter. enforce="step": memory of the rows and of n values, three further
+        reads of each row; with metric="base" memory of P, too.
     Source: "Less-forgetting Multi-lingual Fine-tuning" (Mao et al., NeurIPS 2022) for the problem; math.md for the
         formulas.
 
@@ -366,7 +377,9 @@ class LessForgetting(Optimizer):
         outside = [parameter.grad for parameter in parameters]
         try:
             for parameter, block in zip(parameters, combine([pull], [solved.pull], parameters, keep=True), strict=True):
-                parameter.grad = torch.zeros_like(parameter) if block is None and parameter in reached else block
+                if block is None and parameter in reached:
+                    block = torch.zeros_like(parameter, dtype=gradient_type(parameter))
+                parameter.grad = block
             for loss, factor in zip(twice, [*solved.multipliers, solved.pull], strict=False):
                 if factor:
                     loss.second(float(factor))
@@ -398,6 +411,8 @@ class LessForgetting(Optimizer):
                 depends on the parameters.
             RuntimeError: inside another block, or while `.grad` still holds a direction; for a third half; with
                 storage=Storage(rows="sketch"), which keeps no gradient.
+
+            After an exception inside the block the constraint has no gradient, whatever had been added up before.
 
         Cost: no memory beyond n gradient values for each name.
 
@@ -530,13 +545,15 @@ class LessForgetting(Optimizer):
         """
         if closure is None and not self._solved:
             self.solve()
-        begun = [(self._promise, self._promise.share())] if self._promise is not None else []
+        begun: list[tuple[Promise, Any]] = []
         held: list[Lagrangian] = []
         before, rate = {}, 0.0
         if self.enforce == "step":
             # What has been frozen since the solve still has its part of the direction, and moves.
             parameters = self._promise.parameters if self._promise is not None else self._parameters()
             before, rate = {p: p.detach().clone() for p in parameters}, least_rate(self.base.param_groups)
+        # The last of the base's hooks: another one may clip.
+        hook = self.base.register_step_pre_hook(lambda *_: self._begin(begun))
         try:
             result = (
                 self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, begun, held))
@@ -545,6 +562,8 @@ class LessForgetting(Optimizer):
             if held:
                 self.zero_grad()  # the gradient of φ is of no step that can go on
             raise
+        finally:
+            hook.remove()
         if begun:
             promise, share = begun[0]
             self.step_report = promise.keep(before, rate, share)
@@ -560,9 +579,13 @@ class LessForgetting(Optimizer):
                 found = self._evaluate_losses(*losses, held)
         if not self._solved:
             self.solve()
+        self._begin(begun)
+        return found
+
+    def _begin(self, begun: list[tuple[Promise, Any]]) -> None:
+        """Note what is promised of the step that begins with what is in `.grad`, once."""
         if self._promise is not None and not begun:
             begun.append((self._promise, self._promise.share()))
-        return found
 
     def _evaluate_losses(self, losses: Any, objective: Any, held: list[Lagrangian]) -> Tensor:
         """Leave the gradient of φ in `.grad`: at the first evaluation of a step d, whose φ is then held."""

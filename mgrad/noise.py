@@ -246,6 +246,7 @@ def _compatible(products: Tensor) -> Tensor:
 
 def _without(gramian: Tensor, surplus: Tensor) -> Tensor:
     """Return G − diag(surplus), or the nearest to it that is positive semi-definite in units of the rows' lengths."""
+    surplus = surplus * (gramian.diagonal() > 0)  # of what is 0, halves that cancel to the digit, nothing can go
     if not surplus.any():
         return gramian
     less = gramian - surplus.diag()

@@ -494,6 +494,22 @@ def test_an_exception_in_a_block_restores_the_gradients_and_leaves_no_constraint
         s.opt.solve()
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"storage": Storage(rows="bfloat16")}, {"storage": Storage(rows="cpu")}, {"noise": HalfBatches()}]
+)
+def test_an_exception_in_a_second_block_leaves_nothing_of_the_first(options: Any) -> None:
+    """However rows are kept: a gradient of which some parameters have more than others is that of no loss."""
+    w = Parameter(torch.ones(2))
+    opt = LessForgetting(SGD([w], lr=0.1), **options)
+    with opt.constraint("en"):
+        w.sum().backward()
+    with pytest.raises(KeyError), opt.constraint("en"):
+        w.sum().backward()
+        raise KeyError
+    with pytest.raises(RuntimeError, match=says("Found none")):
+        opt.solve()
+
+
 def test_a_parameter_with_a_name_is_called_by_it() -> None:
     u = Parameter(torch.ones(2))
     opt = LessForgetting(SGD([("body.weight", Parameter(torch.ones(2))), ("head.weight", u)]))

@@ -115,11 +115,35 @@ def test_a_base_that_keeps_its_promise_is_left_alone() -> None:
     assert_identical(weights(first), weights(second))
 
 
-def test_after_clipping_the_promise_is_that_of_the_clipped_direction() -> None:
+@pytest.mark.parametrize("other", [torch.full((4,), 1e6), torch.ones(4, dtype=torch.bfloat16)])
+def test_what_no_loss_reads_excuses_no_rise(other: Tensor) -> None:
+    """The rounding of a large or of a coarse parameter is no part of J u where J has nothing of it."""
+    w = torch.nn.Parameter(torch.full((2,), 1e-2))
+    base = Kick(w, np.full(2, 1e-4))
+    base.add_param_group({"params": [torch.nn.Parameter(other)]})
+    opt = LessForgetting(base, anchor=None, enforce="step")
+    opt.backward([1e-3 * w.sum()])
+    opt.step()
+    assert opt.step_report is not None
+    assert opt.step_report.broken == ("0",)
+    # 3·10⁻⁵ of what was to be taken back, rounded to 2⁻²⁴ of w.
+    fallen = 1e-3 * (2e-2 - w.detach().double().sum().item())
+    assert fallen == pytest.approx(opt.step_report.promised.item(), abs=2e-3 * 2.0**-24 * 1e-2)
+
+
+@pytest.mark.parametrize("where", ["loop", "hook", "hook of the base"])
+def test_after_clipping_the_promise_is_that_of_the_clipped_direction(where: str) -> None:
     model = new_model()
     opt = LessForgetting(SGD(model.parameters(), lr=0.1), enforce="step")
     report = opt.backward(losses(model, 0))
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25 * report.direction_norm)
+
+    def clip(*_: Any) -> None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25 * report.direction_norm)
+
+    if where == "loop":
+        clip()
+    else:
+        (opt if where == "hook" else opt.base).register_step_pre_hook(clip)
     opt.step()
     assert opt.step_report is not None
     # clip_grad_norm_ adds 1e-6 to the norm that it divides by.

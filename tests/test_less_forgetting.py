@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import LBFGS, SGD, AdamW
 from torch.utils.checkpoint import checkpoint
 
-from mgrad import Anchor, Direction, KeepPace, LessForgetting, MinNorm, Status, constrained_direction
+from mgrad import Anchor, Direction, KeepPace, LessForgetting, MinNorm, Status, Storage, constrained_direction
 from tests.training import Base, assert_identical, every_base, flat, gradients, losses, new_model, train, weights
 
 pytestmark = pytest.mark.any_device
@@ -456,6 +456,28 @@ def test_parameters_frozen_later_stay_where_they_are() -> None:
     frozen = weights(model)[:2]
     train(model, opt, range(2, 4))
     assert_identical(weights(model)[:2], frozen)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"enforce": "step"}, {"solver": "device"}, *({"storage": Storage(rows=kind)} for kind in ("cpu", "sketch"))],
+)
+def test_a_gradient_has_the_type_that_its_parameter_asks_for(options: dict[str, Any]) -> None:
+    """Of bfloat16 parameters whose gradients are to be float32 the direction is not rounded to 8 bits.
+
+    Sketched gradients are weighted by the losses' own passes, in bfloat16.
+    """
+    w, unread = (Parameter(torch.ones(3, dtype=torch.bfloat16)) for _ in range(2))
+    w.grad_dtype = unread.grad_dtype = torch.float32
+    opt = LessForgetting(SGD([w, unread], lr=0.1), anchor=None, **options)
+    report = opt.backward([256 * w.sum() + 0 * unread.sum(), w.sum()])
+    assert w.grad is not None
+    assert unread.grad is not None
+    assert w.grad.dtype is unread.grad.dtype is torch.float32
+    expected = torch.full((3,), 256 * float(report.multipliers[0]) + float(report.multipliers[1]))
+    torch.testing.assert_close(w.grad, expected, rtol=2.0 ** (-8 if opt.storage.rows == "sketch" else -22), atol=0)
+    opt.step()
+    assert w.dtype is torch.bfloat16
 
 
 def test_parameters_of_several_dtypes_share_one_direction() -> None:

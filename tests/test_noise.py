@@ -270,6 +270,34 @@ def test_a_parameter_that_one_half_alone_reaches() -> None:
     assert first.grad.tolist() == second.grad.tolist() == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("power", [-80, -60, 0, 60, 66])
+def test_halves_of_float32_are_compared_whatever_their_size(power: int) -> None:
+    """Also where float32 does not hold their products: a power of two changes no digit of the multipliers."""
+    steps, multipliers = rows(0, 8, m=2).float().view(4, 2, 2, 6), list[Any]()  # step, constraint, half
+    for scale in (1.0, 2.0**power):
+        theta = torch.zeros(6, requires_grad=True)
+        opt = LessForgetting(SGD([theta], lr=0.0), anchor=None, decrease=NoIncrease(), noise=HalfBatches())
+        for step in scale * (steps + torch.tensor([2.0, -2.0])[:, None, None]):
+            opt.zero_grad()
+            (-step.sum((0, 1)) @ theta).backward()
+            multipliers.append(
+                opt.backward([tuple(2 * half @ theta for half in halves) for halves in step]).multipliers
+            )
+    first, second = np.array(multipliers).reshape(2, 4, 2)
+    assert (first > 0).any()
+    np.testing.assert_allclose(second, first, rtol=2.0**-20)
+
+
+def test_halves_that_cancel_to_the_digit_are_a_row_that_is_zero() -> None:
+    """As near a minimum, where all is noise: no estimate of a square is below 0."""
+    theta = zeros(2)
+    opt = LessForgetting(SGD([theta], lr=0.0), anchor=None, noise=HalfBatches())
+    for _ in range(3):
+        opt.zero_grad()
+        report = opt.backward({"en": (theta.sum(), -theta.sum()), "de": (theta[0], theta[0])})
+        assert report.gradient_norms.tolist() == [0.0, 1.0]
+
+
 def complaint(kind: type[Exception], match: str, act: Callable[..., Any], *args: Any, **options: Any) -> None:
     with pytest.raises(kind, match=match):
         act(*args, **options)

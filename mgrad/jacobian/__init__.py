@@ -5,9 +5,9 @@ direction per parameter. May import: its own files, which import compiled. Knows
 """
 
 from mgrad.jacobian.autograd import LEAF, aside, capture, check_dense, shared_graphs, strangers, unshared
-from mgrad.jacobian.blocks import Block, Lazy, Row, whole
+from mgrad.jacobian.blocks import Block, Lazy, Row, gradient_type, whole
 from mgrad.jacobian.combination import combine
-from mgrad.jacobian.inner import along, norm
+from mgrad.jacobian.inner import along, lengths, norm
 from mgrad.jacobian.products import gramian
 
 __all__ = [
@@ -20,7 +20,9 @@ __all__ = [
     "capture",
     "check_dense",
     "combine",
+    "gradient_type",
     "gramian",
+    "lengths",
     "norm",
     "shared_graphs",
     "strangers",

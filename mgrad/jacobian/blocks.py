@@ -6,6 +6,7 @@ In: blocks. Out: their values, some or all. May import: compiled.
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from mgrad.compiled import Difference
@@ -32,6 +33,11 @@ Block = Tensor | Lazy
 Row = Callable[[Tensor], Block | None]
 """A row of the Jacobian: from a parameter to the row's block, as large as the parameter; None stands for 0. A tensor is
 on the parameter's device, of any floating-point dtype."""
+
+
+def gradient_type(parameter: Tensor) -> torch.dtype:
+    """Return the type that a parameter's `.grad` must have: its own, unless the user has set another (torch 2.10)."""
+    return getattr(parameter, "grad_dtype", None) or parameter.dtype
 
 
 def readable(block: Block | None) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mgrad import compiled
 from mgrad.compiled import Table
-from mgrad.jacobian.blocks import MANY, Block, Row, flat, piece_of, readable
+from mgrad.jacobian.blocks import MANY, Block, Row, flat, gradient_type, piece_of, readable
 
 _TOGETHER = {"cpu": 1 << 19, "cuda": 1 << 22}  # values of the direction that are formed together
 
@@ -33,8 +33,8 @@ def combine(
         keep: whether the rows are needed afterwards: the blocks are then new tensors.
 
     Returns:
-        A block with the dtype of the parameter for each, or None where no row has one. Below float32 the sums are
-        taken in float32.
+        A block with the dtype of its gradient for each parameter, or None where no row has one. Below float32 the sums
+        are taken in float32.
 
     Cost: one pass over each row; a number that is 0 saves it. The sums stay in the cache of a core, or are formed by a
         few launches on a device.
@@ -51,7 +51,7 @@ def combine(
             directions.append(None)
             continue
         where, blocks = zip(*present, strict=True)
-        first, kind, device = blocks[0], parameter.dtype, parameter.device
+        first, kind, device = blocks[0], gradient_type(parameter), parameter.device
         own = isinstance(first, Tensor) and not keep and first.is_contiguous() and first.dtype is kind
         target = first.detach() if own else torch.empty(parameter.shape, dtype=kind, device=device)
         directions.append(target)

@@ -11,6 +11,7 @@ from torch import Tensor
 from mgrad.jacobian.blocks import Row, whole
 
 _PIECE = 1 << 15  # values whose products are summed in float32: few enough to lose little, enough to be cheap
+_WINDOW = 1 << 22  # values that are widened at a time on a device
 _SAFE = 1e-28, 1e28  # what a sum of squares lies between where no float32 square that counts is 0 or infinite
 
 
@@ -40,39 +41,81 @@ def norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
 
 
 def along(rows: Sequence[Row], vector: Row, parameters: Sequence[Tensor], home: torch.device) -> Tensor:
-    """Compute the inner products of the rows with a vector, and its own squared norm.
+    """Compute the inner products of the rows with a vector, and its own squared norm, parameter by parameter.
 
     Args:
         rows: k rows, as of `gramian`.
         vector: u, given like a row.
-        parameters: over which the products are summed.
-        home: where the sums are added up.
+        parameters: K, over which the sum of these are J u and ‖u‖².
+        home: where the products are put.
 
     Returns:
-        [k + 1]: J u and ‖u‖², float64, at home; each to ε‖gᵢ‖‖u‖, with the ε of the rows' type, at least float32's,
-        and a hundred times that where both are nearly constant.
+        [K, k + 1]: of each parameter its part of J u and ‖u‖², float64, at home; each to ε times the lengths of its
+        blocks, on a CPU float32's, and a hundred times that where both are nearly constant, on a device float64's.
 
-    Cost: (k + 1)n multiplications; one read of each row.
+    Cost: (k + 1)n multiplications; one read of each row, a second one of very small and very large values.
     """
-    total = torch.zeros(len(rows) + 1, dtype=torch.float64, device=home)
+    lines = []
     for parameter in parameters:
-        block = whole(vector(parameter))
-        if block is not None:
-            others = [whole(row(parameter)) for row in rows]
-            total += torch.stack([_inner(other, block) for other in (*others, block)]).to(home)
-    return total
+        if (block := whole(vector(parameter))) is None:
+            block = parameter.new_zeros(0)
+        others = [whole(row(parameter)) if block.numel() else None for row in rows]
+        lines.append(torch.stack([_inner(other, block) for other in (*others, block)]))
+    return _together(lines, len(rows) + 1, home)
+
+
+def lengths(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.device) -> Tensor:
+    """Compute the norm of every block of the rows.
+
+    Args:
+        rows: k rows, as of `gramian`.
+        parameters: K, whose blocks these are.
+        home: where the norms are put.
+
+    Returns:
+        [K, k], float64, at home; 0 where a row has no block.
+
+    Cost: as of `norm`.
+    """
+    lines = []
+    for parameter in parameters:
+        blocks = [whole(row(parameter)) for row in rows]
+        norms = [norm([] if block is None else [block], parameter.device) for block in blocks]
+        lines.append(torch.stack(norms))
+    return _together(lines, len(rows), home)
+
+
+def _together(lines: Sequence[Tensor], width: int, home: torch.device) -> Tensor:
+    """Return lines of one width as a matrix at home, in one transfer from each device."""
+    devices = dict.fromkeys(line.device for line in lines)
+    there = {d: iter(torch.stack([line for line in lines if line.device == d]).to(home)) for d in devices}
+    empty = torch.zeros(0, width, dtype=torch.float64, device=home)
+    return torch.stack([next(there[line.device]) for line in lines]) if lines else empty
+
+
+def float_factors() -> torch.dtype:
+    """Return float32, unless torch may round it to fewer bits in products on a CPU: then float64, which it leaves."""
+    products = getattr(torch.backends.mkldnn, "matmul", None)
+    if products is None:  # torch below 2.9
+        return torch.float64 if torch.get_float32_matmul_precision() == "medium" else torch.float32
+    return torch.float32 if products.fp32_precision in {"none", "ieee"} else torch.float64
 
 
 def _inner(first: Tensor | None, second: Tensor) -> Tensor:
-    """Return the inner product of two blocks: of pieces in their own type, and of these in float64."""
+    """Return the inner product of two blocks: on a CPU of pieces in float32 where it holds them, else in float64."""
     if first is None:
         return torch.zeros((), dtype=torch.float64, device=second.device)
-    kind = torch.promote_types(second.dtype, torch.float32)
-    x, y = first.detach().reshape(-1).to(second.device, kind), second.detach().reshape(-1).to(kind)
-    if x.device.type == "cpu":
-        parts = zip(x.split(_PIECE), y.split(_PIECE), strict=True)
-        return torch.tensor(sum(a.dot(b).item() for a, b in parts), dtype=torch.float64, device="cpu")
-    rest = len(x) - len(x) % _PIECE
-    pieces = torch.linalg.vecdot(x[:rest].view(-1, _PIECE), y[:rest].view(-1, _PIECE))
-    total: Tensor = pieces.sum(dtype=torch.float64) + x[rest:].dot(y[rest:])
+    x, y = first.detach().reshape(-1).to(second.device), second.detach().reshape(-1)
+    kind = torch.promote_types(torch.promote_types(x.dtype, y.dtype), float_factors())
+    if x.device.type == "cpu" and kind is torch.float32:
+        product = _in_pieces(x, y, _PIECE, kind)
+        if _SAFE[0] < product.abs() < _SAFE[1] or not (x.any() and y.any()):
+            return product
+    return _in_pieces(x, y, _WINDOW, torch.float64)
+
+
+def _in_pieces(x: Tensor, y: Tensor, length: int, kind: torch.dtype) -> Tensor:
+    """Return the inner product of two lines: of so many values at a time in a type, and of these in float64."""
+    pieces = zip(x.split(length), y.split(length), strict=True)
+    total: Tensor = torch.stack([a.to(kind).dot(b.to(kind)) for a, b in pieces]).sum(dtype=torch.float64)
     return total

@@ -1,6 +1,6 @@
 """The inner products of the rows, each read once.
 
-In: rows. Out: G, on the host or on their device. May import: compiled, jacobian.blocks.
+In: rows. Out: G, on the host or on their device. May import: compiled, jacobian.blocks, jacobian.inner.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from torch import Tensor
 from mgrad import compiled
 from mgrad.compiled import Table
 from mgrad.jacobian.blocks import MANY, Row, flat, piece_of, readable, whole
+from mgrad.jacobian.inner import float_factors
 
 # Values of all rows together that are looked at at once, up to so many of each. On a CPU they fit its cache and keep
 # its threads busy, and what Python does for them is little beside reading them; a GPU they fill.
@@ -63,7 +64,7 @@ def gramian(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.devic
 def _single(rows: Sequence[Row], parameters: Sequence[Tensor]) -> Tensor:
     """Return the inner products of the rows on a CPU, in float32: by loops where they can be had, else by BLAS."""
     if compiled.loops() is None:
-        return _products(rows, parameters, sum(parameter.numel() for parameter in parameters), _factors(), False)
+        return _products(rows, parameters, sum(parameter.numel() for parameter in parameters), float_factors(), False)
     table, rest = Table(len(rows)), []
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device="cpu")
     for parameter in parameters:
@@ -74,16 +75,8 @@ def _single(rows: Sequence[Row], parameters: Sequence[Tensor]) -> Tensor:
             table = Table(len(rows))
     total += table.products()
     if rest:
-        total += _products(rows, rest, sum(parameter.numel() for parameter in rest), _factors(), False)
+        total += _products(rows, rest, sum(parameter.numel() for parameter in rest), float_factors(), False)
     return total
-
-
-def _factors() -> torch.dtype:
-    """Return float32, unless torch may round it to fewer bits in products on a CPU: then float64, which it leaves."""
-    products = getattr(torch.backends.mkldnn, "matmul", None)
-    if products is None:  # torch below 2.9
-        return torch.float64 if torch.get_float32_matmul_precision() == "medium" else torch.float32
-    return torch.float32 if products.fp32_precision in {"none", "ieee"} else torch.float64
 
 
 def _products(rows: Sequence[Row], parameters: Sequence[Tensor], size: int, dtype: torch.dtype, metric: bool) -> Tensor:

@@ -860,8 +860,8 @@ class LessForgetting(Optimizer):
         Args:
             reached: the parameters that constraints without a row have reached.
         """
-        means = self._row_average.rows.values() if self._row_average else ()
-        reached = set(reached).union(*self._gathering.rows.values(), *means)
+        rows, means = self._gathering.rows, self._row_average.rows if self._row_average else {}
+        reached = set(reached).union(*rows.values(), *(means[name] for name in rows if name in means))
         strengths, outside = self._starts.strengths(self.base.param_groups), self._gathering.objective
 
         def row(parameter: Tensor) -> Block | None:

@@ -270,6 +270,18 @@ def test_a_parameter_that_one_half_alone_reaches() -> None:
     assert first.grad.tolist() == second.grad.tolist() == [0.5, 0.5]
 
 
+def test_a_head_of_a_language_that_is_missing_is_left_alone() -> None:
+    """Its mean row is of no part in this step, and so pulls nothing; that of a language that is there does."""
+    body, head, other = (Parameter(torch.ones(2)) for _ in range(3))
+    opt = LessForgetting(SGD([body, head, other], lr=0.1), noise=SmoothRows(), constraints=["en", "de"], missing=True)
+    opt.backward({"en": (body * head).sum(), "de": (body * other).sum()})
+    opt.step()
+    opt.zero_grad()
+    opt.backward({"en": body.square().sum()})
+    assert other.grad is None
+    assert head.grad is not None
+
+
 @pytest.mark.parametrize("power", [-80, -60, 0, 60, 66])
 def test_halves_of_float32_are_compared_whatever_their_size(power: int) -> None:
     """Also where float32 does not hold their products: a power of two changes no digit of the multipliers."""

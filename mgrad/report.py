@@ -128,9 +128,9 @@ class Report:
         return float((self.row_scales * self.gradient_norms).max()) or 1.0
 
     def to_dict(self) -> dict[str, float]:
-        """Return every figure as a flat mapping of finite floats, for TensorBoard, W&B or a JSON line.
+        """Return the figures as a flat mapping of finite floats, for TensorBoard, W&B or a JSON line.
 
-        A requirement of nothing, b = −∞, is left out.
+        Matrices, `row_scales` and a requirement of nothing, b = −∞, are left out.
 
         Example:
             >>> import torch, mgrad
@@ -172,7 +172,7 @@ class Report:
         width = max(10, *(len(name) for name in self.names))
         lines = [
             f"{self.status.value}; {self.iterations} iterations, relative duality gap {self.duality_gap:.1e}",
-            f"relative stationarity √δ {self.relative_stationarity:.2e}, ‖r‖ {self.relative_strong_stationarity:.2e}",
+            f"of max ‖gᵢ‖: √δ {self.relative_stationarity:.2e}, ‖r‖ {self.relative_strong_stationarity:.2e}",
             f"objective ‖g₀‖ {self.objective_norm:.3g}, pull {self.pull:.3g}; direction ‖d‖ {self.direction_norm:.3g}",
             f"{'constraint':<{width}}  {'gradient':>9}  {'multiplier':>10}  {'required':>10}  {'predicted':>10}",
         ]

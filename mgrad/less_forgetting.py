@@ -546,14 +546,17 @@ class LessForgetting(Optimizer):
         if closure is None and not self._solved:
             self.solve()
         begun: list[tuple[Promise, Any]] = []
+        self._begin(begun)
         held: list[Lagrangian] = []
         before, rate = {}, 0.0
         if self.enforce == "step":
             # What has been frozen since the solve still has its part of the direction, and moves.
             parameters = self._promise.parameters if self._promise is not None else self._parameters()
             before, rate = {p: p.detach().clone() for p in parameters}, least_rate(self.base.param_groups)
-        # The last of the base's hooks: another one may clip.
-        hook = self.base.register_step_pre_hook(lambda *_: self._begin(begun))
+        hook = None
+        if begun and getattr(self.base, "_optimizer_step_pre_hooks", None):
+            # What another hook of the base's leaves, which may clip: this one is the last.
+            hook = self.base.register_step_pre_hook(lambda *_: self._begin(begun))
         try:
             result = (
                 self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, begun, held))
@@ -563,7 +566,8 @@ class LessForgetting(Optimizer):
                 self.zero_grad()  # the gradient of φ is of no step that can go on
             raise
         finally:
-            hook.remove()
+            if hook is not None:
+                hook.remove()
         if begun:
             promise, share = begun[0]
             self.step_report = promise.keep(before, rate, share)
@@ -579,13 +583,14 @@ class LessForgetting(Optimizer):
                 found = self._evaluate_losses(*losses, held)
         if not self._solved:
             self.solve()
-        self._begin(begun)
+        if not begun:
+            self._begin(begun)
         return found
 
     def _begin(self, begun: list[tuple[Promise, Any]]) -> None:
-        """Note what is promised of the step that begins with what is in `.grad`, once."""
-        if self._promise is not None and not begun:
-            begun.append((self._promise, self._promise.share()))
+        """Note what is promised of the step that begins with what is in `.grad`."""
+        if self._promise is not None:
+            begun[:] = [(self._promise, self._promise.share())]
 
     def _evaluate_losses(self, losses: Any, objective: Any, held: list[Lagrangian]) -> Tensor:
         """Leave the gradient of φ in `.grad`: at the first evaluation of a step d, whose φ is then held."""
@@ -861,7 +866,7 @@ class LessForgetting(Optimizer):
             reached: the parameters that constraints without a row have reached.
         """
         rows, means = self._gathering.rows, self._row_average.rows if self._row_average else {}
-        reached = set(reached).union(*rows.values(), *(means[name] for name in rows if name in means))
+        reached = set(reached).union(*rows.values(), *(means.get(name, ()) for name in rows))
         strengths, outside = self._starts.strengths(self.base.param_groups), self._gathering.objective
 
         def row(parameter: Tensor) -> Block | None:

@@ -172,7 +172,7 @@ class Report:
         width = max(10, *(len(name) for name in self.names))
         lines = [
             f"{self.status.value}; {self.iterations} iterations, relative duality gap {self.duality_gap:.1e}",
-            f"of max ‖gᵢ‖: √δ {self.relative_stationarity:.2e}, ‖r‖ {self.relative_strong_stationarity:.2e}",
+            f"of max ‖sᵢgᵢ‖: √δ {self.relative_stationarity:.2e}, ‖r‖ {self.relative_strong_stationarity:.2e}",
             f"objective ‖g₀‖ {self.objective_norm:.3g}, pull {self.pull:.3g}; direction ‖d‖ {self.direction_norm:.3g}",
             f"{'constraint':<{width}}  {'gradient':>9}  {'multiplier':>10}  {'required':>10}  {'predicted':>10}",
         ]

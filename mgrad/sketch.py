@@ -184,9 +184,15 @@ class Twice:
             self._backward_again(loss, factor)
 
     def _backward_again(self, loss: Tensor, factor: float) -> None:
-        """Backpropagate a loss times a factor to the parameters alone."""
-        with aside(strangers(loss, self.parameters)):
+        """Backpropagate a loss times a factor; other leaves of its graph have their gradients already."""
+        others = {leaf: leaf.grad for leaf in strangers(loss, self.parameters)}
+        for leaf in others:
+            leaf.grad = None
+        try:
             torch.autograd.backward(loss, torch.full_like(loss, factor), retain_graph=loss is self.loss)
+        finally:
+            for leaf, gradient in others.items():
+                leaf.grad = gradient
 
     def _evaluate(self) -> Tensor:
         """Return the loss."""

@@ -1,7 +1,7 @@
 """How the rows of a step and θ₀ are kept: as they are, in half the bytes, or on the host.
 
 In: blocks of a row or of θ₀. Out: blocks that take less memory on the device, and formed piece by piece where they are
-read. May import: nothing of mgrad. Knows no optimizer.
+read. May import: jacobian. Knows no optimizer.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+
+from mgrad.jacobian import gradient_type
 
 Place = Literal["bfloat16", "cpu"]
 
@@ -178,7 +180,7 @@ def opened(row: Mapping[Tensor, Block]) -> dict[Tensor, Tensor]:
     found = {}
     for parameter, block in row.items():
         tensor = block if isinstance(block, Tensor) else block.piece(0, block.numel()).view(parameter.shape)
-        found[parameter] = tensor.to(parameter.dtype)
+        found[parameter] = tensor.to(gradient_type(parameter))
     return found
 
 

@@ -131,6 +131,28 @@ def test_what_no_loss_reads_excuses_no_rise(other: Tensor) -> None:
     assert fallen == pytest.approx(opt.step_report.promised.item(), abs=2e-3 * 2.0**-24 * 1e-2)
 
 
+class Delegating(Optimizer):
+    """An optimizer around another, as some libraries have them, that never calls `Optimizer.__init__`."""
+
+    def __init__(self, inner: Optimizer) -> None:
+        self.inner = inner
+        self.param_groups, self.state, self.defaults = inner.param_groups, inner.state, inner.defaults
+
+    def step(self, closure: Any = None) -> Any:
+        """Let the other take its step."""
+        return self.inner.step(closure)
+
+
+def test_a_base_without_hooks_keeps_the_promise() -> None:
+    w = torch.nn.Parameter(torch.ones(2))
+    opt = LessForgetting(Delegating(Kick(w, np.ones(2))), anchor=None, enforce="step")
+    opt.backward([w.sum()])
+    opt.step()
+    assert opt.step_report is not None
+    assert opt.step_report.broken == ("0",)
+    assert w.sum().item() == pytest.approx(2.0 - RATE * 2)
+
+
 @pytest.mark.parametrize("where", ["loop", "hook", "hook of the base"])
 def test_after_clipping_the_promise_is_that_of_the_clipped_direction(where: str) -> None:
     model = new_model()

@@ -469,6 +469,8 @@ def test_a_gradient_has_the_type_that_its_parameter_asks_for(options: dict[str, 
     """
     w, unread = (Parameter(torch.ones(3, dtype=torch.bfloat16)) for _ in range(2))
     w.grad_dtype = unread.grad_dtype = torch.float32
+    if not hasattr(Tensor, "grad_dtype"):
+        pytest.skip("torch below 2.10 has no such attribute")
     opt = LessForgetting(SGD([w, unread], lr=0.1), anchor=None, **options)
     report = opt.backward([256 * w.sum() + 0 * unread.sum(), w.sum()])
     assert w.grad is not None
@@ -478,6 +480,28 @@ def test_a_gradient_has_the_type_that_its_parameter_asks_for(options: dict[str, 
     torch.testing.assert_close(w.grad, expected, rtol=2.0 ** (-8 if opt.storage.rows == "sketch" else -22), atol=0)
     opt.step()
     assert w.dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("rows", [None, "bfloat16"])
+def test_gradients_of_another_type_add_up_over_blocks_and_come_from_one_pass(rows: Any) -> None:
+    if not hasattr(Tensor, "grad_dtype"):
+        pytest.skip("torch below 2.10 has no such attribute")
+    layer = torch.nn.Linear(3, 2, dtype=torch.bfloat16)
+    for parameter in layer.parameters():
+        parameter.grad_dtype = torch.float32
+    opt = LessForgetting(SGD(layer.parameters(), lr=0.01), anchor=None, storage=Storage(rows=rows))
+    for step in range(6):
+        inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(step)).bfloat16()
+        opt.zero_grad()
+        for name, batch in zip(("en", "de", "en"), inputs.split([1, 2, 1]), strict=True):
+            with opt.constraint(name):
+                layer(batch).square().sum().backward()
+        opt.solve()
+        opt.zero_grad()
+        opt.backward([part.square().sum() for part in layer(inputs).split(2)], examples=[2, 2])
+        assert layer.weight.grad is not None
+        assert layer.weight.grad.dtype is torch.float32
+        opt.step()
 
 
 def test_parameters_of_several_dtypes_share_one_direction() -> None:

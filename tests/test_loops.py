@@ -84,6 +84,17 @@ def test_compiled_it_takes_the_steps_of_the_loop_by_hand(part: str, form: str) -
 
 
 @pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("enforce", ["gradient", "step"])
+def test_a_compiled_base_is_not_compiled_again(enforce: Any) -> None:
+    """As it would be if every step registered something with it."""
+    model = new_model()
+    opt = LessForgetting(compiled(SGD(model.parameters(), lr=0.05, momentum=0.9)), enforce=enforce)
+    train(model, opt, range(3))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        train(model, opt, range(3, 6))
+
+
+@pytest.mark.usefixtures("fresh_compiler")
 def test_a_compiled_adam_is_the_bare_compiled_adam_along_the_direction() -> None:
     """Compiled, Adam corrects its bias in float32: in float64 that is seen, and is not the wrapper's."""
     model, twin = new_model(), new_model()

@@ -313,6 +313,26 @@ def test_a_hook_of_another_tensor_sees_every_row(taken: list[int]) -> None:
     assert taken == []
 
 
+@pytest.mark.parametrize("reenters", [False, True])
+def test_tensors_behind_a_checkpoint_get_their_gradients(reenters: bool, taken: list[int]) -> None:
+    """Reentrant checkpoints take part in no pass that ends where it is asked to, and so all losses have passes."""
+    lower, head, known = nn.Linear(WIDTH, WIDTH).double(), nn.Linear(WIDTH, 2).double(), OnePass()
+    ours = [*head.parameters()]
+
+    def take(step: int) -> None:
+        x = inputs(step).requires_grad_()
+        found = losses(head(checkpoint(lower, x, use_reentrant=reenters)), COUNTS)
+        spans = check_examples(COUNTS, {name: [loss] for name, loss in found.items()})
+        known.rows(list(found.values()), [torch.ones_like(loss) for loss in found.values()], spans, ours)
+        expected = inputs(step).requires_grad_()
+        sum(losses(head(lower(expected)), COUNTS).values()).backward()  # type: ignore[union-attr]
+        torch.testing.assert_close(x.grad, expected.grad)
+
+    said = warned(take, steps=7)
+    assert bool(taken) is not reenters
+    assert ["reentrant checkpointing" in text for text in said] == [True] * reenters
+
+
 SIZES = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 32}
 SIZES |= {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 16}
 

@@ -157,10 +157,11 @@ def test_parameters_of_another_optimizer_get_the_gradient_of_the_sum(functions: 
     ours, other = Parameter(torch.tensor([1.0, 2.0])), Parameter(torch.tensor([3.0, 4.0]))
     opt = LessForgetting(SGD([ours], lr=0.1), storage=SPARSE)
     losses: list[Callable[[], Tensor]] = [lambda: (ours * other).sum(), lambda: (ours + 2 * other).square().sum()]
-    other.grad = torch.ones(2)
+    other.grad = before = torch.ones(4)[1:3]  # part of a memory of the user's
     opt.backward([loss if functions else loss() for loss in losses])
     expected = 1 + torch.autograd.grad(losses[0]() + losses[1](), other)[0]
     assert torch.equal(other.grad, expected)
+    assert other.grad is before
 
 
 def test_no_gradient_is_kept_between_the_passes() -> None:

@@ -37,7 +37,7 @@ on the parameter's device, of any floating-point dtype."""
 
 def gradient_type(parameter: Tensor) -> torch.dtype:
     """Return the type that a parameter's `.grad` must have: its own, unless the user has set another (torch 2.10)."""
-    return getattr(parameter, "grad_dtype", None) or parameter.dtype
+    return (hasattr(Tensor, "grad_dtype") and parameter.grad_dtype) or parameter.dtype
 
 
 def readable(block: Block | None) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mgrad.jacobian.blocks import Row, whole
 
 _PIECE = 1 << 15  # values whose products are summed in float32: few enough to lose little, enough to be cheap
-_WINDOW = 1 << 22  # values that are widened at a time on a device
+_WINDOW = 1 << 22  # values that are widened to float64 at a time
 _SAFE = 1e-28, 1e28  # what a sum of squares lies between where no float32 square that counts is 0 or infinite
 
 
@@ -51,7 +51,7 @@ def along(rows: Sequence[Row], vector: Row, parameters: Sequence[Tensor], home: 
 
     Returns:
         [K, k + 1]: of each parameter its part of J u and ‖u‖², float64, at home; each to ε times the lengths of its
-        blocks, on a CPU float32's, and a hundred times that where both are nearly constant, on a device float64's.
+        blocks, float64's on a device and of float64; else float32's, and a hundred times that of nearly constant ones.
 
     Cost: (k + 1)n multiplications; one read of each row, a second one of very small and very large values.
     """

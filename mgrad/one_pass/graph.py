@@ -3,7 +3,7 @@
 In: losses and parameters. Out: operations by their places. May import: jacobian, one_pass.node_rules.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -68,6 +68,14 @@ class Graph:
     def at(self, k: int, places: Sequence[int]) -> list[Output]:
         """Return the children of an operation at places where there are some."""
         return [child for place in places if (child := self.children[k][place]) is not None]
+
+    def above(self, places: Iterable[int]) -> set[int]:
+        """Return the places from which some are reached, and these."""
+        found = set(places)
+        for k in reversed(range(len(self.nodes))):
+            if any(child is not None and child[0] in found for child in self.children[k]):
+                found.add(k)
+        return found
 
     def holds(self, loss: Tensor) -> bool:
         """Tell whether a loss needs an operation of this graph."""

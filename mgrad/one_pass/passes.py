@@ -56,7 +56,8 @@ class OnePass:
             parameters: of which gradients are taken.
             later: a loss whose own backward pass will follow: what it shares with the others' graphs is not freed.
             wait: whether a device may be asked for values, at steps that do not look on: if a loss depends on others'
-                examples there, m passes are taken instead; without asking, all rows are NaN.
+                examples there, m passes are taken instead; without asking, all rows are NaN. Where there are other
+                leaves, in whose `.grad` a NaN would stay, it is asked all the same.
 
         Returns:
             For each loss its row: the blocks of the parameters that took part.

@@ -12,6 +12,7 @@ from mgrad.one_pass.node_rules import Layout, rule_of
 
 # Of a parameter, these are the parameter still: nothing of a batch is in them.
 VIEWS = {f"{name}Backward0" for name in ("T", "Transpose", "Permute", "View", "UnsafeView", "Unsqueeze", "ToCopy")}
+_CHECKPOINT = "CheckpointFunction"  # is refused in a pass that ends where it is asked to
 # What these make of an example may lie anywhere: where it did at a look says nothing of the next step.
 _PICKS = ("Index", "Gather", "MaskedSelect", "MaskedScatter", "Scatter", "Take", "Sort", "Topk")
 
@@ -74,6 +75,8 @@ class Plan:
             self.obstacle = "hooks on parameters"
         if any(graph.nodes[k].variable._backward_hooks for k in graph.strangers):
             self.obstacle = "hooks on tensors that are no parameters"
+        if any(str(graph.names[k]).startswith(_CHECKPOINT) for k in graph.above(graph.strangers)):
+            self.obstacle = "reentrant checkpointing on the way to tensors that are no parameters"
         if known.hidden:
             self.obstacle = "a gradient that no operation of the graph accounts for"
         self.obstacle = next(filter(None, map(self._opaque, [*self.taken, *self.expressions])), self.obstacle)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from mgrad.jacobian import capture, unshared
+from mgrad.jacobian import capture, gradient_type, unshared
 from mgrad.one_pass.examples import Span
 from mgrad.one_pass.graph import Output
 from mgrad.one_pass.node_rules import Part, weight_gradients
@@ -118,6 +118,7 @@ class _Sums:
         row = dict[Tensor, Tensor]()
         for parameter, k in self.graph.leaves.items():
             if (block := sums.pop((k, 0), None)) is not None:
+                block = block.to(gradient_type(parameter))
                 if block.untyped_storage().nbytes() != block.nbytes:
                     block = block.clone(memory_format=torch.contiguous_format)
                 row[parameter] = block

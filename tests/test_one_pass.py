@@ -267,9 +267,9 @@ def test_rows_of_any_chain_of_modules_are_those_of_separate_passes(
         move(trained, made)
 
 
-@pytest.mark.parametrize("kind", SPLIT)
-@pytest.mark.parametrize("odd", [0, 1])
+@pytest.mark.parametrize(("kind", "odd"), [(kind, place % 2) for place, kind in enumerate(SPLIT)])
 def test_parameters_of_another_optimizer_get_the_gradient_of_the_sum(kind: str, odd: int, taken: list[int]) -> None:
+    """Every second parameter is of the other one."""
     trained, known = model(kind, "linear"), OnePass()
     trainable: list[Tensor] = [p for p in trained.parameters() if p.requires_grad]
     ours, others = trainable[odd::2], trainable[1 - odd :: 2]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mgrad.jacobian.blocks import Row, whole
 
-_PIECE = 1 << 15  # values whose products are summed in float32: few enough to lose little, enough to be cheap
-_WINDOW = 1 << 22  # values that are widened to float64 at a time
+_PIECE = 1 << 15  # values whose products are summed in their type: few enough to lose little, enough to be cheap
+_WINDOW = 1 << 22  # values that are widened to float64 at a time on a device
 _SAFE = 1e-28, 1e28  # what a sum of squares lies between where no float32 square that counts is 0 or infinite
 
 
@@ -29,11 +29,9 @@ def norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
     """
     blocks = list(blocks)
     if home.type == "cpu":  # elsewhere the question would wait
-        square = torch.zeros((), dtype=torch.float64, device=home)
-        for block in blocks:
-            square += _inner(block, block).to(home)
+        square = sum(_inner(block, block).item() for block in blocks)
         if _SAFE[0] < square < _SAFE[1]:
-            return square.sqrt()
+            return torch.tensor(square**0.5, dtype=torch.float64, device="cpu")
     wide = torch.float64  # holds squares that float32 and float16 do not
     lengths = [torch.linalg.vector_norm(block, dtype=wide).to(home) for block in blocks]
     total: Tensor = torch.stack([torch.zeros((), dtype=wide, device=home), *lengths]).norm()
@@ -106,16 +104,18 @@ def _inner(first: Tensor | None, second: Tensor) -> Tensor:
     if first is None:
         return torch.zeros((), dtype=torch.float64, device=second.device)
     x, y = first.detach().reshape(-1).to(second.device), second.detach().reshape(-1)
-    kind = torch.promote_types(torch.promote_types(x.dtype, y.dtype), float_factors())
-    if x.device.type == "cpu" and kind is torch.float32:
-        product = _in_pieces(x, y, _PIECE, kind)
-        if _SAFE[0] < product.abs() < _SAFE[1] or not (x.any() and y.any()):
-            return product
-    return _in_pieces(x, y, _WINDOW, torch.float64)
-
-
-def _in_pieces(x: Tensor, y: Tensor, length: int, kind: torch.dtype) -> Tensor:
-    """Return the inner product of two lines: of so many values at a time in a type, and of these in float64."""
-    pieces = zip(x.split(length), y.split(length), strict=True)
-    total: Tensor = torch.stack([a.to(kind).dot(b.to(kind)) for a, b in pieces]).sum(dtype=torch.float64)
+    if x.device.type == "cpu":
+        kind = torch.promote_types(torch.promote_types(x.dtype, y.dtype), float_factors())
+        product = _on_host(x, y, kind)
+        if kind is torch.float32 and not _SAFE[0] < abs(product) < _SAFE[1] and x.any() and y.any():
+            product = _on_host(x, y, torch.float64)
+        return torch.tensor(product, dtype=torch.float64, device="cpu")
+    pieces = zip(x.split(_WINDOW), y.split(_WINDOW), strict=True)
+    total: Tensor = torch.stack([a.double().dot(b.double()) for a, b in pieces]).sum()
     return total
+
+
+def _on_host(x: Tensor, y: Tensor, kind: torch.dtype) -> float:
+    """Return the inner product of two lines on a CPU: of pieces in a type, and of these in float64."""
+    pieces = zip(x.split(_PIECE), y.split(_PIECE), strict=True)
+    return float(sum(a.to(kind).dot(b.to(kind)).item() for a, b in pieces))

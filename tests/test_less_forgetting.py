@@ -458,6 +458,10 @@ def test_parameters_frozen_later_stay_where_they_are() -> None:
     assert_identical(weights(model)[:2], frozen)
 
 
+of_another_type = pytest.mark.skipif(not hasattr(Tensor, "grad_dtype"), reason="torch below 2.10 has no such attribute")
+
+
+@of_another_type
 @pytest.mark.parametrize(
     "options",
     [{}, {"enforce": "step"}, {"solver": "device"}, *({"storage": Storage(rows=kind)} for kind in ("cpu", "sketch"))],
@@ -469,8 +473,6 @@ def test_a_gradient_has_the_type_that_its_parameter_asks_for(options: dict[str, 
     """
     w, unread = (Parameter(torch.ones(3, dtype=torch.bfloat16)) for _ in range(2))
     w.grad_dtype = unread.grad_dtype = torch.float32
-    if not hasattr(Tensor, "grad_dtype"):
-        pytest.skip("torch below 2.10 has no such attribute")
     opt = LessForgetting(SGD([w, unread], lr=0.1), anchor=None, **options)
     report = opt.backward([256 * w.sum() + 0 * unread.sum(), w.sum()])
     assert w.grad is not None
@@ -482,10 +484,9 @@ def test_a_gradient_has_the_type_that_its_parameter_asks_for(options: dict[str, 
     assert w.dtype is torch.bfloat16
 
 
+@of_another_type
 @pytest.mark.parametrize("rows", [None, "bfloat16"])
 def test_gradients_of_another_type_add_up_over_blocks_and_come_from_one_pass(rows: Any) -> None:
-    if not hasattr(Tensor, "grad_dtype"):
-        pytest.skip("torch below 2.10 has no such attribute")
     layer = torch.nn.Linear(3, 2, dtype=torch.bfloat16)
     for parameter in layer.parameters():
         parameter.grad_dtype = torch.float32

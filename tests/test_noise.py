@@ -297,7 +297,7 @@ def test_halves_of_float32_are_compared_whatever_their_size(power: int) -> None:
             )
     first, second = np.array(multipliers).reshape(2, 4, 2)
     assert (first > 0).any()
-    np.testing.assert_allclose(second, first, rtol=2.0**-20)
+    np.testing.assert_allclose(second, first, rtol=2.0**-20)  # sums of six float32 products, and of as many in float64
 
 
 def test_halves_that_cancel_to_the_digit_are_a_row_that_is_zero() -> None:

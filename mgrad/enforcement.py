@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgrad.jacobian import Row, along, combine, lengths, norm, whole
+from mgrad.jacobian import Row, along, combine, norm, whole
 from mgrad.solvers import Array, rounding
 from mgrad.step_report import PendingStepReport, StepReport
 from mgrad.values import Scalar, cleared, filled, minimise, norms, quotient, root
@@ -72,17 +72,17 @@ class Promise:
             FloatingPointError: on the host, if the base's step is not finite; the parameters are then back where they
                 were.
 
-        Cost: two reads of the rows, one of the step and of where it began; another of the rows where there is something
+        Cost: one read of the rows, the step and where it began; another of the rows where there is something
             to correct.
         """
-        parts: Any = along(self.rows, lambda p: p - before[p], self.parameters, self.home)
-        error: Any = self._step_error(before, parts[:, -1].sqrt())
-        products: Any = parts.sum(0)
+        products, squares = along([*self.rows, before.get], lambda p: p - before[p], self.parameters, self.home)
+        change: Any = products[:, :-1].sum(0)  # J u
+        length: Any = squares[:, -1].sum().sqrt()
+        error: Any = self._step_error(*squares.sqrt().tensor_split([-2, -1], dim=1))
         waiting = isinstance(self.gramian, Tensor)
         if not waiting:
-            products, error, share = products.numpy(), error.numpy(), float(share)
-            self._check_finite(products, before)
-        change, length = products[:-1], products[-1] ** 0.5
+            change, length, error, share = change.numpy(), float(length), error.numpy(), float(share)
+            self._check_finite(np.append(change, length), before)
         asked = self.decrease > -math.inf
         promised = rate * share * filled(self.decrease, ~asked, 0.0)
         error = error + rounding(1) * (abs(change) + abs(promised)) + rate * share * self.error
@@ -123,18 +123,20 @@ class Promise:
                 block.masked_fill_(void, 0.0)
             parameter.sub_(block)
 
-    def _step_error(self, before: Mapping[Tensor, Tensor], moved: Tensor) -> Tensor:
-        """Return by how much rounding may change J u [m], as ‖u‖ [K] is by parameter (math.md, 55)."""
-        rows, start = (lengths(given, self.parameters, self.home) for given in (self.rows, [before.get]))
+    def _step_error(self, rows: Tensor, start: Tensor, step: Tensor) -> Tensor:
+        """Return by how much rounding may change J u [m] (math.md, 55).
+
+        Of lengths by parameter: of the rows [K, m], of where the step began [K, 1] and of the step [K, 1].
+        """
         known = [(torch.finfo(p.dtype).eps, max(1, p.numel()) ** 0.5) for p in self.parameters]
         precisions, roots = torch.tensor(known, dtype=torch.float64, device="cpu").to(self.home, non_blocking=True).T
         coarse = rows * precisions[:, None]
-        error: Tensor = 2 * (coarse * start / roots[:, None]).norm(dim=0) + moved @ coarse
+        error: Tensor = 2 * (coarse * start / roots[:, None]).norm(dim=0) + (step * coarse).sum(0)
         return error
 
-    def _check_finite(self, products: Array, before: Mapping[Tensor, Tensor]) -> None:
-        """Put the parameters back and raise if the base's step is not finite."""
-        if np.isfinite(products).all():
+    def _check_finite(self, figures: Array, before: Mapping[Tensor, Tensor]) -> None:
+        """Put the parameters back and raise if figures of the base's step are not finite."""
+        if np.isfinite(figures).all():
             return
         for parameter, values in before.items():
             parameter.copy_(values)

@@ -113,7 +113,7 @@ class Gathering:
             first, unmoved = self.rows[name], still()
             moving = [parameter for parameter in parameters() if parameter not in unmoved]
             home = next(iter(row)).device  # where a scaler of gradients there can unscale it
-            product = along([first.get], row.get, moving, home)[:, 0].sum()
+            product = along([first.get], row.get, moving, home)[0].sum()
             self.halves[name] = product.sign() * product.abs().sqrt()  # in the unit of a gradient, which may be scaled
             for parameter, block in first.items():
                 row[parameter] = row[parameter].add_(block) if parameter in row else block

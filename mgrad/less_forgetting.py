@@ -113,7 +113,7 @@ class LessForgetting(Optimizer):
     Cost: of a step: one backward pass and n gradient values for each constraint, n values for θ₀, one read of
         each row for G, one combination of them, solves over m variables. On a CPU the memory of all rows but one is
         kept for the next step. `storage` has less.
-        metric="base": P once more for each parameter. enforce="step": memory of the rows and of n values, three further
+        metric="base": P once more for each parameter. enforce="step": memory of the rows and of n values, two further
         reads of each row; with metric="base" memory of P, too.
     Source: "Less-forgetting Multi-lingual Fine-tuning" (Mao et al., NeurIPS 2022) for the problem; math.md for the
         formulas.

@@ -204,8 +204,7 @@ def step(opt: LessForgetting, w: Parameter, u: Parameter, form: str) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-@pytest.mark.parametrize("form", ["backward", "blocks"])
-@pytest.mark.parametrize("scale", ["relative", "absolute"])
+@pytest.mark.parametrize(("form", "scale"), [("backward", "relative"), ("blocks", "absolute")])
 @pytest.mark.parametrize(
     "rule",
     [KeepPace(weights={"en": 1.0, "de": 2.0}), Target({"en": 1.0, "de": float("inf")}), *RULES[2:]],

@@ -182,9 +182,9 @@ class TestManyProducts:
     def test_are_the_same_inside_of_autocast(self) -> None:
         """Which would take them of factors rounded to 2⁻⁹, far above the bound."""
         _, parameters, rows = self.rows(3, 0)
-        outside = gramian(rows, parameters, HOST), along(rows, rows[0], parameters, HOST)
+        outside = gramian(rows, parameters, HOST), *along(rows, rows[0], parameters, HOST)
         with torch.autocast("cpu", torch.bfloat16):
-            inside = gramian(rows, parameters, HOST), along(rows, rows[0], parameters, HOST)
+            inside = gramian(rows, parameters, HOST), *along(rows, rows[0], parameters, HOST)
         assert all(map(torch.equal, inside, outside))
 
     @pytest.mark.parametrize("mixed", [False, True])
@@ -270,11 +270,17 @@ class TestInnerProducts:
         w = torch.zeros(size)
         u, g = (10.0**power * torch.randn(size, generator=generator) for _ in range(2))
         g[::2] = g[0]
-        (products,) = along([{w: g}.get, {w: g.double()}.get], {w: u}.get, [w], HOST)
-        exact = torch.stack([g.double() @ u.double(), g.double() @ u.double(), u.double().square().sum()])
-        lengths = torch.stack([g.double().norm(), g.double().norm(), u.double().norm()]) * u.double().norm()
-        assert ((products - exact).abs() <= self.CONSTANT * lengths).all()
+        (products,), (squares,) = along([{w: g}.get, {w: g.double()}.get], {w: u}.get, [w], HOST)
+        lengths = torch.stack([g.double().norm(), g.double().norm(), u.double().norm()])
+        assert ((products - g.double() @ u.double()).abs() <= self.CONSTANT * lengths[:-1] * lengths[-1]).all()
+        assert ((squares - lengths**2).abs() <= self.CONSTANT * lengths**2).all()
         assert norm([u, g], HOST).item() == pytest.approx(float(torch.cat([u, g]).double().norm()), rel=self.CONSTANT)
+
+    def test_what_a_row_or_the_vector_lacks_counts_as_0(self) -> None:
+        w, v = torch.ones(2), torch.ones(3)
+        products, squares = along([{w: w}.get, {v: v}.get], {w: 2 * w}.get, [w, v], HOST)
+        assert products.tolist() == [[4.0, 0.0], [0.0, 0.0]]
+        assert squares.tolist() == [[2.0, 0.0, 8.0], [0.0, 3.0, 0.0]]
 
     @pytest.mark.parametrize("size", [5e-324, 1e-200, 1e-30, 1e-12, 1e12, 1e30, 1e150])
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

@@ -7,7 +7,7 @@ direction per parameter. May import: its own files, which import compiled. Knows
 from mgrad.jacobian.autograd import LEAF, aside, capture, check_dense, shared_graphs, strangers, unshared
 from mgrad.jacobian.blocks import Block, Lazy, Row, gradient_type, whole
 from mgrad.jacobian.combination import combine
-from mgrad.jacobian.inner import along, lengths, norm
+from mgrad.jacobian.inner import along, norm
 from mgrad.jacobian.products import gramian
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "combine",
     "gradient_type",
     "gramian",
-    "lengths",
     "norm",
     "shared_graphs",
     "strangers",

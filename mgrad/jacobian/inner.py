@@ -3,6 +3,7 @@
 In: rows, or blocks. Out: numbers in float64. May import: jacobian.blocks.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -29,7 +30,7 @@ def norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
     """
     blocks = list(blocks)
     if home.type == "cpu":  # elsewhere the question would wait
-        square = sum(_inner(block, block).item() for block in blocks)
+        square = sum(_inner([block], home).item() for block in blocks)
         if _SAFE[0] < square < _SAFE[1]:
             return torch.tensor(square**0.5, dtype=torch.float64, device="cpu")
     wide = torch.float64  # holds squares that float32 and float16 do not
@@ -38,57 +39,33 @@ def norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
     return total
 
 
-def along(rows: Sequence[Row], vector: Row, parameters: Sequence[Tensor], home: torch.device) -> Tensor:
-    """Compute the inner products of the rows with a vector, and its own squared norm, parameter by parameter.
+def along(rows: Sequence[Row], vector: Row, parameters: Sequence[Tensor], home: torch.device) -> tuple[Tensor, Tensor]:
+    """Compute the inner products of the rows with a vector, and the squared norms of all, parameter by parameter.
 
     Args:
         rows: k rows, as of `gramian`.
         vector: u, given like a row.
-        parameters: K, over which the sum of these are J u and ‖u‖².
-        home: where the products are put.
+        parameters: K, over which the sums of these are J u and the squared norms.
+        home: where they are put.
 
     Returns:
-        [K, k + 1]: of each parameter its part of J u and ‖u‖², float64, at home; each to ε times the lengths of its
-        blocks, float64's on a device and of float64; else float32's, and a hundred times that of nearly constant ones.
+        products: [K, k], of each parameter its part of J u, float64, at home; each to ε times the lengths of its
+            blocks, float64's on a device and of float64; else float32's, and a hundred times that of nearly constant
+            ones.
+        squares: [K, k + 1], of each parameter its part of ‖gᵢ‖² and, last, of ‖u‖², likewise.
 
-    Cost: (k + 1)n multiplications; one read of each row, a second one of very small and very large values.
+    Cost: (2k + 1)n multiplications; one read of each row and of u, a second one of very small and very large values.
     """
-    lines = []
+    found = []
     for parameter in parameters:
-        if (block := whole(vector(parameter))) is None:
-            block = parameter.new_zeros(0)
-        others = [whole(row(parameter)) if block.numel() else None for row in rows]
-        lines.append(torch.stack([_inner(other, block) for other in (*others, block)]))
-    return _together(lines, len(rows) + 1, home)
-
-
-def lengths(rows: Sequence[Row], parameters: Sequence[Tensor], home: torch.device) -> Tensor:
-    """Compute the norm of every block of the rows.
-
-    Args:
-        rows: k rows, as of `gramian`.
-        parameters: K, whose blocks these are.
-        home: where the norms are put.
-
-    Returns:
-        [K, k], float64, at home; 0 where a row has no block.
-
-    Cost: as of `norm`.
-    """
-    lines = []
-    for parameter in parameters:
-        blocks = [whole(row(parameter)) for row in rows]
-        norms = [norm([] if block is None else [block], parameter.device) for block in blocks]
-        lines.append(torch.stack(norms))
-    return _together(lines, len(rows), home)
-
-
-def _together(lines: Sequence[Tensor], width: int, home: torch.device) -> Tensor:
-    """Return lines of one width as a matrix at home, in one transfer from each device."""
-    devices = dict.fromkeys(line.device for line in lines)
-    there = {d: iter(torch.stack([line for line in lines if line.device == d]).to(home)) for d in devices}
-    empty = torch.zeros(0, width, dtype=torch.float64, device=home)
-    return torch.stack([next(there[line.device]) for line in lines]) if lines else empty
+        blocks = [whole(row(parameter)) for row in (*rows, vector)]
+        found.append(_inner(blocks, parameter.device))
+    # In one transfer from each device.
+    devices = dict.fromkeys(parameter.device for parameter in parameters)
+    there = {d: iter(torch.stack([part for part in found if part.device == d]).to(home)) for d in devices}
+    parts = [next(there[parameter.device]) for parameter in parameters]
+    both = torch.stack(parts) if parts else torch.zeros(0, 2 * len(rows) + 1, dtype=torch.float64, device=home)
+    return both[:, : len(rows)], both[:, len(rows) :]
 
 
 def float_factors() -> torch.dtype:
@@ -99,23 +76,31 @@ def float_factors() -> torch.dtype:
     return torch.float32 if products.fp32_precision in {"none", "ieee"} else torch.float64
 
 
-def _inner(first: Tensor | None, second: Tensor) -> Tensor:
-    """Return the inner product of two blocks: on a CPU of pieces in float32 where it holds them, else in float64."""
-    if first is None:
-        return torch.zeros((), dtype=torch.float64, device=second.device)
-    x, y = first.detach().reshape(-1).to(second.device), second.detach().reshape(-1)
-    if x.device.type == "cpu":
-        kind = torch.promote_types(torch.promote_types(x.dtype, y.dtype), float_factors())
-        product = _on_host(x, y, kind)
-        if kind is torch.float32 and not _SAFE[0] < abs(product) < _SAFE[1] and x.any() and y.any():
-            product = _on_host(x, y, torch.float64)
-        return torch.tensor(product, dtype=torch.float64, device="cpu")
-    pieces = zip(x.split(_WINDOW), y.split(_WINDOW), strict=True)
-    total: Tensor = torch.stack([a.double().dot(b.double()) for a, b in pieces]).sum()
-    return total
+def _inner(blocks: Sequence[Tensor | None], device: torch.device) -> Tensor:
+    """Return the inner products of k blocks with the last, but its own, and all squared norms, [2k - 1].
+
+    None counts as 0. On a CPU of pieces in float32 where it holds them, else in float64.
+    """
+    lines = [None if block is None else block.detach().reshape(-1).to(device) for block in blocks]
+    if device.type != "cpu":
+        return _of_pieces(lines, torch.float64, _WINDOW, device)
+    kinds = [line.dtype for line in lines if line is not None]
+    kind = functools.reduce(torch.promote_types, kinds, float_factors())
+    found = _of_pieces(lines, kind, _PIECE, device)
+    lost = (found.abs() <= _SAFE[0]) | (found.abs() >= _SAFE[1])
+    if kind is torch.float32 and lost.any():
+        live = torch.tensor([line is not None and bool(line.any()) for line in lines], device="cpu")
+        if (lost & torch.cat([live[:-1] & live[-1], live])).any():
+            return _of_pieces(lines, torch.float64, _PIECE, device)
+    return found
 
 
-def _on_host(x: Tensor, y: Tensor, kind: torch.dtype) -> float:
-    """Return the inner product of two lines on a CPU: of pieces in a type, and of these in float64."""
-    pieces = zip(x.split(_PIECE), y.split(_PIECE), strict=True)
-    return float(sum(a.to(kind).dot(b.to(kind)).item() for a, b in pieces))
+def _of_pieces(lines: Sequence[Tensor | None], kind: torch.dtype, size: int, device: torch.device) -> Tensor:
+    """Return what `_inner` does, of pieces of a size in a type, and of these in float64; each is read once."""
+    zero = torch.zeros((), dtype=kind, device=device)
+    products = []
+    for start in range(0, max([1, *(len(line) for line in lines if line is not None)]), size):
+        pieces = [None if line is None else line[start : start + size].to(kind) for line in lines]
+        pairs = [*((piece, pieces[-1]) for piece in pieces[:-1]), *((piece, piece) for piece in pieces)]
+        products += [zero if x is None or y is None else x.dot(y) for x, y in pairs]
+    return torch.stack(products).double().view(-1, 2 * len(lines) - 1).sum(0)

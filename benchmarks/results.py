@@ -1,6 +1,7 @@
 """Results of benchmarks as JSON files: what they were measured on, and how they are written."""
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -30,9 +31,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a record, each part of it on one line if it fits."""
+    """Write a record, each part of it on one line if it fits; all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_text(record, "") + "\n", encoding="utf-8")
+    aside = path.with_suffix(f".{os.getpid()}")
+    aside.write_text(_text(record, "") + "\n", encoding="utf-8")
+    aside.replace(path)
 
 
 def _text(value: Any, indent: str) -> str:

@@ -1,6 +1,6 @@
 """Forgetting objectives in closed form: how far the parameters have moved from where they stood.
 
-In: parameters and where they stood. Out: ∇f₀ block by block. May import: compiled. Knows no optimizer.
+In: parameters and where they stood. Out: ∇f₀ block by block, and f₀. May import: compiled. Knows no optimizer.
 """
 
 from collections.abc import Sequence
@@ -173,9 +173,11 @@ def pull_back(parameter: Tensor, start: Tensor, weight: Tensor | float) -> Tenso
         weight: of F, ≥ 0, times the factor of the group.
 
     Returns:
-        A tensor shaped like the parameter.
+        A tensor shaped like the parameter, of the wider type of the two.
     """
     block = _way(parameter, start)
+    if isinstance(weight, Tensor) and weight.dtype is not block.dtype:
+        return block * weight
     return block if isinstance(weight, float) and weight == 1.0 else block.mul_(weight)
 
 

@@ -1,6 +1,6 @@
 """The constrained less-forgetting direction: from G, c and a rule to λ and its report.
 
-In: the Gramian and its companions, float64, arrays or tensors. Out: `Report`.
+In: the Gramian and its companions, float64, arrays or tensors; or J and g₀. Out: `Solved`; or `Direction`.
 May import: decrease, stationarity, report, solvers, values.
 """
 
@@ -8,12 +8,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mgrad.decrease import DecreaseRule, KeepPace, Requirement, Situation
 from mgrad.report import PendingReport, Report
-from mgrad.solvers import rounding
+from mgrad.solvers import Array, rounding
 from mgrad.stationarity import shortest_vector
 from mgrad.values import Scalar, Values, cleared, filled, like, minimise, norms, quotient, root, worst
 
@@ -53,7 +54,7 @@ def constrained_direction(
         decrease: the rule for b.
         strength: of the pull, ≥ 0.
         scale: "absolute" or "relative".
-        limit: the multipliers are kept within Σ λᵢ‖gᵢ‖ ≤ limit·(‖p‖ + max bᵢ/‖gᵢ‖), > 0.
+        limit: the multipliers are kept within Σ λᵢ‖gᵢ‖ ≤ limit·(‖p‖ + max bᵢ⁺/‖gᵢ‖), > 0.
         normalise: "gradient" poses the programme for gᵢ/‖gᵢ‖, "loss" for gᵢ/fᵢ = ∇log fᵢ, fᵢ > 0: d then does not
             depend on the units of any loss, and has none of its own (math.md, 70-71). None for gᵢ.
         solver: "active_set" solves exactly, on the host; "device" where J is, with fixed work and without ever waiting
@@ -149,6 +150,16 @@ class Solved(NamedTuple):
     pull: Scalar
     void: Tensor | None
 
+    def brought(self, products: Array) -> tuple[Array, Array]:
+        """Return how much of b d brings for rows of other products, such as a step's, and to which error.
+
+        Args:
+            products: [m + 1, m + 1], of the rows and g₀.
+        """
+        gramian, correlation = products[:-1, :-1], self.pull * products[:-1, -1]
+        error = _rounding_of(gramian, correlation, self.multipliers)
+        return np.minimum(self.decrease, correlation + gramian @ self.multipliers), error
+
 
 def solve_direction(
     gramian: Values,
@@ -239,11 +250,16 @@ def solve_direction(
         dual_residual=solution.dual_residual,
         complementarity=solution.complementarity,
     )
-    error = rounding(len(names) + 1) * (abs(c) + abs(original) @ abs(multipliers))
+    error = _rounding_of(original, c, multipliers)
     if isinstance(gramian, Tensor):
         report = PendingReport(names, figures)
         return Solved(report, multipliers, b, error, pull, report.void)
     return Solved(Report(names=tuple(names), **figures), multipliers, b, error, pull, None)
+
+
+def _rounding_of(gramian: Any, correlation: Any, multipliers: Any) -> Any:
+    """Return the rounding error of J d = Gλ + c [m]."""
+    return rounding(len(multipliers) + 1) * (abs(correlation) + abs(gramian) @ abs(multipliers))
 
 
 def _row_scales(normalise: Normalise | None, gramian: Any, losses: Any, names: Sequence[str]) -> Any:
@@ -290,7 +306,8 @@ def check_options(
         normalise: by what rows are divided.
 
     Raises:
-        TypeError: for a strength or limit that is no number, or a rule that does not know tensors where it must.
+        TypeError: for a strength or limit that is no number, or a rule that is none or does not know tensors where it
+            must.
         ValueError: for a strength < 0, an unknown scale, solver or normalisation, or a limit ≤ 0.
     """
     for option, value in (("strength", strength), ("limit", limit)):
@@ -317,6 +334,10 @@ def check_options(
     if normalise not in (None, "gradient", "loss"):
         raise ValueError(
             f'`{call}(normalise=...)` must be None, "gradient" or "loss". Found {normalise!r}. Choose one of the three.'
+        )
+    if not callable(decrease) or isinstance(decrease, type):
+        raise TypeError(
+            f"`{call}(decrease=...)` must be a rule such as KeepPace(). Found {decrease!r}. Pass an instance."
         )
     if solver == "device" and not getattr(decrease, "knows_tensors", False):
         raise TypeError(

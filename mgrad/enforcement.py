@@ -96,6 +96,7 @@ class Promise:
             promised=filled(promised, ~asked, -math.inf),
             base_decrease=-change,
             decrease=self.gramian @ multipliers - change,
+            error=error,
             multipliers=multipliers,
             step_norm=length,
             correction_norm=root(multipliers @ self.gramian @ multipliers),

@@ -67,7 +67,7 @@ class FisherAnchor(Anchor):
         self.fisher: dict[Tensor, Tensor] = {named[name]: value.detach() for name, value in fisher.items()}
 
     def weights(self, parameters: Sequence[Tensor]) -> list[Tensor | float]:
-        """Return F for the parameters, with their dtype and device.
+        """Return F for the parameters, on their devices, in float32 at least: 16 bits do not hold what it multiplies.
 
         Args:
             parameters: the anchored parameters, in order.
@@ -84,7 +84,8 @@ class FisherAnchor(Anchor):
                     f"`FisherAnchor(fisher, model)` must have a value for every anchored parameter. Found none for "
                     f'number {k}, of shape {list(parameter.shape)}. Estimate it, or give its group "anchor": 0.0.'
                 )
-        return [self.fisher[parameter].to(parameter) for parameter in parameters]
+        kinds = [torch.promote_types(parameter.dtype, torch.float32) for parameter in parameters]
+        return [self.fisher[p].to(device=p.device, dtype=kind) for p, kind in zip(parameters, kinds, strict=True)]
 
 
 def estimate_fisher(
@@ -116,7 +117,7 @@ def estimate_fisher(
         progress: what the batches are gone through with, such as `tqdm.tqdm` for a bar.
 
     Returns:
-        F by the names of the parameters, each of its shape, dtype and device.
+        F by the names of the parameters, each of its shape and device, in float32 at least.
 
     Raises:
         TypeError: for a batch that is no pair of inputs and labels.
@@ -184,7 +185,7 @@ def estimate_fisher(
             module.training = mode
     if not count:
         raise ValueError("`estimate_fisher(model, batches)` must see an example. Found no batch. Pass some data.")
-    return {name: (value / count).to(parameters[name].dtype) for name, value in squares.items()}
+    return {name: value / count for name, value in squares.items()}
 
 
 def _example(inputs: Any, i: int) -> Any:

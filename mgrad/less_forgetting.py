@@ -2,14 +2,15 @@
 
 In: losses, or backward passes. Out: `.grad` and the base's step. May import: losses, jacobian, gathering, one_pass,
 direction, anchor, starts, decrease, enforcement, groups, lagrangian, metric, noise, options, report, sketch,
-step_report, storage, values. The only file that knows `param_groups` and state dicts of an optimizer, and with metric
-`torch.optim`.
+step_report, storage, values. The only file that reads `param_groups` of an optimizer and knows its state dicts, and
+with metric `torch.optim`.
 """
 
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -58,8 +59,12 @@ from mgrad.storage import Storage
 from mgrad.values import root
 
 _KEY = "less_forgetting"  # of our part of a state dict, which a bare optimizer ignores
+_OPTIONS = (
+    *("anchor", "decrease", "strength", "scale", "limit", "normalise", "noise", "solver", "metric", "enforce"),
+    *("storage", "constraints", "missing"),
+)
 _SHARED = ("decrease", "strength", "scale", "limit", "normalise", "solver")  # options of `constrained_direction`, too
-_OWN = ("anchor", "decrease", "noise", "solver", "metric", "enforce", "storage")
+_OWN = ("anchor", "noise", "solver", "metric", "enforce", "storage")
 _FIXED = ("anchor", "noise", "storage", "constraints", "missing")  # of which something is kept from step to step
 
 
@@ -81,7 +86,7 @@ class LessForgetting(Optimizer):
             `Target` or `Proportional` (docs/choosing.md).
         strength: of the pull of the objective, ≥ 0, in the sense of `scale`.
         scale: "relative": the pull has the norm strength·‖r‖, whatever the units of f₀; "absolute": strength·∇f₀.
-        limit: the multipliers are kept within Σ λᵢ‖gᵢ‖ ≤ limit·(‖p‖ + max bᵢ/‖gᵢ‖), p the pull; where this binds, the
+        limit: the multipliers are kept within Σ λᵢ‖gᵢ‖ ≤ limit·(‖p‖ + max bᵢ⁺/‖gᵢ‖), p the pull; where this binds, the
             report's status says so.
         normalise: "gradient" poses (1) for gᵢ/‖gᵢ‖, in the `metric`; "loss" for gᵢ/fᵢ = ∇log fᵢ, fᵢ > 0: the direction
             then does not depend on the units of any loss, and has none of its own, so that the learning rate must be
@@ -498,8 +503,11 @@ class LessForgetting(Optimizer):
                 block.masked_fill_(solved.void, 0.0)
         report = self._settle(names, solved)
         if self.enforce == "step":
-            G, b = products[:-1, :-1], solved.decrease
-            self._promise = Promise(names, rows[:-1], parameters, metric, G, b, solved.error, self.limit, home)
+            still, b, error = self._still(), solved.decrease, solved.error
+            if self._gramian_average is not None:
+                b, error = solved.brought(products)
+            moving = [parameter for parameter in parameters if parameter not in still]
+            self._promise = Promise(names, rows[:-1], moving, metric, products[:-1, :-1], b, error, self.limit, home)
         return report
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -545,56 +553,53 @@ class LessForgetting(Optimizer):
         """
         if closure is None and not self._solved:
             self.solve()
-        begun: list[tuple[Promise, Any]] = []
-        self._begin(begun)
-        held: list[Lagrangian] = []
+        underway = _Underway()
+        self._begin(underway)
         before, rate = {}, 0.0
-        if self.enforce == "step":
+        if self.enforce == "step" or self._promise is not None:
             # What has been frozen since the solve still has its part of the direction, and moves.
             parameters = self._promise.parameters if self._promise is not None else self._parameters()
             before, rate = {p: p.detach().clone() for p in parameters}, least_rate(self.base.param_groups)
         hook = None
-        if begun and getattr(self.base, "_optimizer_step_pre_hooks", None):
+        if underway.promise is not None and getattr(self.base, "_optimizer_step_pre_hooks", None):
             # What another hook of the base's leaves, which may clip: this one is the last.
-            hook = self.base.register_step_pre_hook(lambda *_: self._begin(begun))
+            hook = self.base.register_step_pre_hook(lambda *_: self._begin(underway))
         try:
-            result = (
-                self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, begun, held))
-            )
+            result = self.base.step() if closure is None else self.base.step(lambda: self._evaluate(closure, underway))
         except BaseException:
-            if held:
+            if underway.lagrangian is not None:
                 self.zero_grad()  # the gradient of φ is of no step that can go on
             raise
         finally:
             if hook is not None:
                 hook.remove()
-        if begun:
-            promise, share = begun[0]
-            self.step_report = promise.keep(before, rate, share)
+        if underway.promise is not None:
+            self.step_report = underway.promise.keep(before, rate, underway.share)
         self._reset()
         self._mark_spent()
         return result
 
-    def _evaluate(self, closure: Callable[[], Any], begun: list[tuple[Promise, Any]], held: list[Lagrangian]) -> Any:
+    def _evaluate(self, closure: Callable[[], Any], underway: "_Underway") -> Any:
         """Call the closure and leave the direction in `.grad`; the first call promises: the step begins there."""
         with torch.enable_grad():
             found = closure()
             if (losses := returned_losses(found)) is not None:
-                found = self._evaluate_losses(*losses, held)
+                found = self._evaluate_losses(*losses, underway)
         if not self._solved:
             self.solve()
-        if not begun:
-            self._begin(begun)
+        if underway.promise is None:
+            self._begin(underway)
         return found
 
-    def _begin(self, begun: list[tuple[Promise, Any]]) -> None:
+    def _begin(self, underway: "_Underway") -> None:
         """Note what is promised of the step that begins with what is in `.grad`."""
         if self._promise is not None:
-            begun[:] = [(self._promise, self._promise.share())]
+            underway.promise, underway.share = self._promise, self._promise.share()
 
-    def _evaluate_losses(self, losses: Any, objective: Any, held: list[Lagrangian]) -> Tensor:
+    def _evaluate_losses(self, losses: Any, objective: Any, underway: "_Underway") -> Tensor:
         """Leave the gradient of φ in `.grad`: at the first evaluation of a step d, whose φ is then held."""
-        if not held and (self._gathering.rows or self._solved):
+        held = underway.lagrangian
+        if held is None and (self._gathering.rows or self._solved):
             raise RuntimeError(
                 "`opt.step(closure)` must backpropagate the losses that the closure returns. Found gradients of "
                 f"{list(self._gathering.rows) or 'a direction'} already. Return the losses and leave them be, or "
@@ -608,20 +613,20 @@ class LessForgetting(Optimizer):
             objective = objective() if callable(objective) else objective
             check_loss(OBJECTIVE, objective)
         self.zero_grad()
-        if held:
-            held[0].backward(named, objective)
-        else:
+        if held is None:
             self.backward(losses, objective)
             assert self._lagrangian is not None
-            held.append(self._lagrangian)
+            held = underway.lagrangian = self._lagrangian
+        else:
+            held.backward(named, objective)
         forgetting = [] if objective is None else [objective.detach()]
         for parameter, strength in self._starts.strengths(self.base.param_groups).items():
             if strength and parameter.requires_grad and parameter.grad is not None:
                 forgetting.append(self._starts.moved(parameter, strength))
                 if not self._solved:  # in a later evaluation; in d it is already
-                    parameter.grad.add_(self._starts.pull_back(parameter, strength).mul_(held[0].pull))
+                    parameter.grad.add_(self._starts.pull_back(parameter, strength).mul_(held.pull))
         self._solved = True
-        return held[0].value(named, forgetting)
+        return held.value(named, forgetting)
 
     # ------------------------------------------------------------------ groups and checkpoints
 
@@ -710,29 +715,8 @@ class LessForgetting(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle keeps: as in torch no hooks, and no gradients."""
-        names = (
-            "base",
-            "anchor",
-            "decrease",
-            "strength",
-            "scale",
-            "limit",
-            "normalise",
-            "noise",
-            "solver",
-            "metric",
-            "enforce",
-            "storage",
-            "_sketches",
-            "constraints",
-            "missing",
-            "report",
-            "step_report",
-            "_row_average",
-            "_gramian_average",
-            "_starts",
-        )
-        return {name: getattr(self, name) for name in names}
+        ours = ("report", "step_report", "_sketches", "_row_average", "_gramian_average", "_starts")
+        return {name: getattr(self, name) for name in ("base", *_OPTIONS, *ours)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a state of `__getstate__`, with no gradients."""
@@ -745,12 +729,7 @@ class LessForgetting(Optimizer):
     def __repr__(self) -> str:
         """Show the options and the base."""
         base = "\n".join("  " + line for line in repr(self.base).splitlines())
-        return (
-            f"LessForgetting(anchor={self.anchor}, decrease={self.decrease}, strength={self.strength}, "
-            f"scale={self.scale!r}, limit={self.limit:g}, normalise={self.normalise!r}, noise={self.noise}, "
-            f"solver={self.solver!r}, metric={self.metric!r}, enforce={self.enforce!r}, storage={self.storage}, "
-            f"constraints={self.constraints}, missing={self.missing}\n{base}\n)"
-        )
+        return f"LessForgetting({', '.join(f'{name}={getattr(self, name)!r}' for name in _OPTIONS)}\n{base}\n)"
 
     # ------------------------------------------------------------------ inside
 
@@ -956,6 +935,15 @@ class LessForgetting(Optimizer):
         raise FloatingPointError(
             "the squared norms of the gradients must be finite in float64. Found an overflow. Scale the losses down."
         )
+
+
+@dataclass
+class _Underway:
+    """What is noted of a step while the base takes it: what it promises, and the φ that its closure lowers."""
+
+    promise: Promise | None = None
+    share: Any = 1.0
+    lagrangian: Lagrangian | None = None
 
 
 def _warn_of_processes() -> None:

@@ -119,13 +119,13 @@ class RowAverage:
 
     def add(self, name: str, new: Blocks) -> Row:
         """Make a new row part of the mean, and return it."""
-        mixed, old = self.row(name, new), self.rows.get(name, {})
-        for parameter in dict.fromkeys([*old, *new]):
+        mixed, mean = self.row(name, new), dict(self.rows.get(name, {}))  # a promise may hold the old one
+        for parameter in dict.fromkeys([*mean, *new]):
             block = mixed(parameter)
             assert block is not None
-            old[parameter] = block
-        self.rows[name], self.steps[name] = old, self.steps.get(name, 0) + 1
-        return old.get
+            mean[parameter] = block
+        self.rows[name], self.steps[name] = mean, self.steps.get(name, 0) + 1
+        return mean.get
 
     def state_dict(self, places: Sequence[Tensor]) -> dict[str, Any]:
         """Return the means by the parameters' places."""
@@ -153,12 +153,13 @@ class GramianAverage:
     Attributes:
         decay: β.
         names: of the k constraints so far.
-        means: [4, k, k]: the steps that had both of a pair, G, and on the diagonals c/‖g₀‖ and the noise.
+        means: [5, k, k]: the steps that had both of a pair, G, and on the diagonals the noise, the steps that had g₀,
+            too, and c/‖g₀‖.
     """
 
     decay: float
     names: tuple[str, ...] = ()
-    means: Tensor = field(default_factory=lambda: torch.zeros(4, 0, 0, dtype=torch.float64, device="cpu"))
+    means: Tensor = field(default_factory=lambda: torch.zeros(5, 0, 0, dtype=torch.float64, device="cpu"))
 
     def then(self, names: Sequence[str], products: Tensor, halves: Mapping[str, Tensor]) -> "GramianAverage":
         """Return the means with one step more.
@@ -178,10 +179,12 @@ class GramianAverage:
         if halves:
             noise = gramian.diagonal() - 4 * torch.stack([halves[name] for name in names])
         places = _pairs(known, names)
-        steps, old = means[places][0] + 1, means[places][1:]
-        new = torch.stack([gramian, slopes.diag(), noise.diag()])
-        share = _newest(self.decay, steps).expand_as(old)
-        means[places] = torch.cat([steps[None], torch.lerp(old, new, share)])
+        steps, lengths, noises, counted, tilts = means[places]
+        steps, share = steps + 1, _newest(self.decay, steps + 1)
+        parts = [steps, torch.lerp(lengths, gramian, share), torch.lerp(noises, noise.diag(), share), counted, tilts]
+        if products[-1, -1] > 0:  # a g₀ of 0 has no slope: it is not one of 0
+            parts[3:] = counted + 1, torch.lerp(tilts, slopes.diag(), _newest(self.decay, counted + 1))
+        means[places] = torch.stack(parts)
         return GramianAverage(self.decay, known, means)
 
     def estimate(self, names: Sequence[str], objective_square: Tensor) -> Tensor:
@@ -194,13 +197,13 @@ class GramianAverage:
         Returns:
             [m + 1, m + 1]: Ĝ, positive semi-definite, ĉ, and ‖g₀‖² as it is.
         """
-        steps, gramian, slopes, noise = self.means[_pairs(self.names, names)]
+        steps, gramian, noise, counted, slopes = self.means[_pairs(self.names, names)]
         surplus = (1 - _left(self.decay, steps.diagonal())) * noise.diagonal().clamp(min=0.0)
         whole = torch.empty(len(names) + 1, len(names) + 1, dtype=torch.float64, device="cpu")
         whole[:-1, :-1] = gramian
         whole[-1, :-1] = whole[:-1, -1] = slopes.diagonal() * root(objective_square)
         whole[-1, -1] = objective_square
-        if (steps != steps[0, 0]).any():  # some have been missing: the means are of different steps
+        if (steps != steps[0, 0]).any() or (counted != steps).any():  # something has been missing: of different steps
             whole = _compatible(whole)
         whole[:-1, :-1] = _without(whole[:-1, :-1], surplus)
         return whole

@@ -1,13 +1,11 @@
 """What the options of `LessForgetting` must be, each by itself and beside the others.
 
-In: options as the user wrote them. Out: nothing, or an error. May import: anchor, decrease, noise, storage. Knows no
-optimizer.
+In: options as the user wrote them. Out: nothing, or an error. May import: anchor, noise, storage. Knows no optimizer.
 """
 
 from typing import Literal
 
 from mgrad.anchor import Anchor
-from mgrad.decrease import DecreaseRule
 from mgrad.noise import HalfBatches, Noise, SmoothRows
 from mgrad.storage import Storage
 
@@ -18,7 +16,6 @@ Enforce = Literal["gradient", "step"]
 def check_wrapping(
     *,
     anchor: Anchor | None,
-    decrease: DecreaseRule,
     noise: Noise | None,
     solver: str,
     metric: str,
@@ -29,7 +26,6 @@ def check_wrapping(
 
     Args:
         anchor: as of `LessForgetting`; likewise all others.
-        decrease: the rule.
         noise: what is averaged.
         solver: where to solve.
         metric: in which the rows are multiplied.
@@ -37,17 +33,13 @@ def check_wrapping(
         storage: how rows are kept.
 
     Raises:
-        TypeError: for an anchor, a rule, a noise or a storage of the wrong kind.
+        TypeError: for an anchor, a noise or a storage of the wrong kind.
         ValueError: for an unknown metric or enforcement, or options that do not go together.
     """
     if anchor is not None and not isinstance(anchor, Anchor):
         raise TypeError(
             f"`LessForgetting(anchor=...)` must be an Anchor or None. Found {type(anchor).__name__}. "
             "Pass Anchor() for the distance from the starting weights."
-        )
-    if not callable(decrease) or isinstance(decrease, type):
-        raise TypeError(
-            f"`LessForgetting(decrease=...)` must be a rule such as KeepPace(). Found {decrease!r}. Pass an instance."
         )
     if metric not in {"euclidean", "base"}:
         raise ValueError(

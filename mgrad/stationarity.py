@@ -1,6 +1,6 @@
 """How far from Pareto stationarity the constraints are: weakly (δ) and strongly (‖r‖).
 
-In: the Gramian of the constraint gradients [m, m], an array or a tensor. Out: coefficients of the rows [m].
+In: the Gramian of the constraint gradients [m, m], an array or a tensor. Out: coefficients of the rows [m], and δ.
 May import: solvers, values.
 """
 

@@ -25,7 +25,8 @@ class StepReport:
         promised: ηb [m], times the share of the direction that clipping has left; −∞ where nothing is.
         base_decrease: −J u [m], what the base's step brings.
         decrease: −J(u + v) [m], what the corrected step brings.
-        multipliers: μ [m] ≥ 0, one for each constraint; 0 for a promise that the base has kept.
+        error: [m], a shortfall of as much is rounding (math.md, 55).
+        multipliers: μ [m] ≥ 0, of the promises that the correction is held to; 0 also where mending others mends it.
         step_norm: ‖u‖.
         correction_norm: √(vᵀP⁻¹v), which is ‖v‖ in the Euclidean metric.
         status: the outcome of the solve.
@@ -38,6 +39,7 @@ class StepReport:
     promised: Array
     base_decrease: Array
     decrease: Array
+    error: Array
     multipliers: Array
     step_norm: float
     correction_norm: float
@@ -48,7 +50,8 @@ class StepReport:
     @property
     def broken(self) -> tuple[str, ...]:
         """The constraints whose promise the base's step broke."""
-        return tuple(name for name, value in zip(self.names, self.multipliers, strict=True) if value > 0)
+        short = self.promised - self.base_decrease > self.error
+        return tuple(name for name, missing in zip(self.names, short, strict=True) if missing)
 
     def to_dict(self) -> dict[str, float]:
         """Return every figure as a flat mapping of finite floats, for TensorBoard, W&B or a JSON line.

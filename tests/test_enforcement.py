@@ -131,6 +131,52 @@ def test_what_no_loss_reads_excuses_no_rise(other: Tensor) -> None:
     assert fallen == pytest.approx(opt.step_report.promised.item(), abs=2e-3 * 2.0**-24 * 1e-2)
 
 
+@pytest.mark.parametrize(
+    ("J", "kick", "rule", "broken"),
+    [
+        ([[1.0, 0.0], [1.0, 0.1]], [0.0, -1.0], KeepPace(), ("0", "1")),  # mending one mends the other
+        ([[1.0, 0.0], [-1.0, 0.1]], [1.0, 5.0], NoIncrease(), ("0",)),  # kept, but not by what mends the other
+        ([[1.0, 0.0], [0.0, 1.0]], [-1.0, -1.0], KeepPace(), ()),
+    ],
+)
+def test_broken_are_the_promises_that_the_base_breaks(
+    J: list[list[float]], kick: list[float], rule: Any, broken: tuple[str, ...]
+) -> None:
+    """Whether the correction needs a multiplier for them or not."""
+    parameter = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    opt = LessForgetting(Kick(parameter, RATE * np.array(kick)), anchor=None, decrease=rule, enforce="step")
+    report = opt.backward([torch.tensor(row, dtype=torch.float64) @ parameter for row in J])
+    opt.step()
+    found = opt.step_report
+    assert found is not None
+    short = RATE * report.decrease + RATE * np.array(J) @ kick > 1e-12
+    assert found.broken == broken == tuple(np.array(["0", "1"])[short])
+    assert found.to_dict()["step/broken"] == len(broken)
+    assert (found.decrease >= found.promised - 1e-12).all()
+
+
+def test_the_rounding_of_what_never_moves_excuses_nothing() -> None:
+    still, w = torch.nn.Parameter(torch.full((4,), 1e6)), torch.nn.Parameter(torch.full((2,), 1e-2))
+    base = Kick(w, np.full(2, 1e-4))
+    base.add_param_group({"params": [still], "lr": 0.0})
+    base.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "lr": RATE})
+    opt = LessForgetting(base, anchor=None, enforce="step")
+    opt.backward([1e-3 * w.sum() + still.sum()])
+    opt.step()
+    assert opt.step_report is not None
+    assert opt.step_report.broken == ("0",)
+    assert w.detach().sum().item() < 2e-2
+
+
+def test_a_promise_is_kept_although_no_more_are_asked_for() -> None:
+    w = torch.nn.Parameter(torch.ones(2))
+    opt = LessForgetting(Kick(w, np.ones(2)), anchor=None, enforce="step")
+    opt.backward([w.sum()])
+    opt.enforce = "gradient"
+    opt.step()
+    assert w.sum().item() == pytest.approx(2.0 - RATE * 2)
+
+
 class Delegating(Optimizer):
     """An optimizer around another, as some libraries have them, that never calls `Optimizer.__init__`."""
 

@@ -179,6 +179,27 @@ def test_fisher_in_16_bits_is_a_mean_over_any_number_of_batches(dtype: torch.dty
     torch.testing.assert_close(many, few, rtol=2 * torch.finfo(dtype).eps, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_fisher_of_small_scores_pulls_in_16_bits(dtype: torch.dtype) -> None:
+    """F is some 1e-9, of which float16 holds nothing, and so is the pull of it."""
+    torch.manual_seed(0)
+    model = Linear(4, 3, bias=False).to(dtype)
+    fisher = estimate_fisher(model, [((1e-4 * torch.randn(8, 4)).to(dtype), torch.zeros(8, dtype=torch.int64))])
+    F = fisher["weight"]
+    assert 0 < F.max() < 2.0**-26
+    opt = LessForgetting(torch.optim.SGD(model.parameters(), lr=1.0), anchor=FisherAnchor(fisher, model), strength=1.0)
+    before = model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight += 0.01
+    report = opt.backward([model(torch.ones(4, dtype=dtype)).sum()])
+    away = F.double() * (model.weight.detach().double() - before.double())
+    assert report.objective_norm == pytest.approx(float(away.norm()), rel=1e-4)
+    assert model.weight.grad is not None
+    pull = model.weight.grad.double() - report.multipliers[0]
+    assert float(pull.norm()) == pytest.approx(3.46, rel=0.02)  # that of the gradient, √12, and its direction
+    assert float(pull.flatten() @ away.flatten() / pull.norm() / away.norm()) == pytest.approx(1.0, abs=0.01)
+
+
 def test_sampled_fisher_is_the_true_one_on_the_average() -> None:
     model, x, y = logistic(2)
     many = 4000

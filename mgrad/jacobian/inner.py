@@ -28,14 +28,15 @@ def norm(blocks: Iterable[Tensor], home: torch.device) -> Tensor:
 
     Cost: one read of each; a second one of very small and very large values.
     """
-    blocks = list(blocks)
-    if home.type == "cpu":  # elsewhere the question would wait
-        square = sum(_inner([block], home).item() for block in blocks)
-        if _SAFE[0] < square < _SAFE[1]:
-            return torch.tensor(square**0.5, dtype=torch.float64, device="cpu")
-    wide = torch.float64  # holds squares that float32 and float16 do not
-    lengths = [torch.linalg.vector_norm(block, dtype=wide).to(home) for block in blocks]
-    total: Tensor = torch.stack([torch.zeros((), dtype=wide, device=home), *lengths]).norm()
+    lengths: dict[torch.device, list[Tensor]] = {home: [torch.zeros((), dtype=torch.float64, device=home)]}
+    for block in blocks:
+        cheap = _inner([block], block.device)[0] if block.device.type == "cpu" else None
+        if cheap is None or not _SAFE[0] < cheap < _SAFE[1]:  # float64 holds squares that float32 and float16 do not
+            length = torch.linalg.vector_norm(block, dtype=torch.float64)
+        else:
+            length = cheap.sqrt()
+        lengths.setdefault(block.device, []).append(length)
+    total: Tensor = torch.stack([torch.stack(part).norm().to(home) for part in lengths.values()]).norm()
     return total
 
 

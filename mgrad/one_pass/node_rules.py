@@ -84,7 +84,7 @@ class Rule(NamedTuple):
 
 
 def weight_gradients(
-    node: Node, outputs: Sequence[Tensor | None], parts: Sequence[Part], wanted: Sequence[int], *, known: bool
+    node: Node, outputs: Sequence[Tensor | None], parts: Sequence[Part], wanted: Sequence[int], *, ruled: bool
 ) -> list[Tensor | None]:
     """Return what some examples contribute to the gradients of some of a node's inputs (math.md, 132).
 
@@ -93,10 +93,10 @@ def weight_gradients(
         outputs: the gradients of its outputs.
         parts: the examples, in each of them.
         wanted: the places of the inputs.
-        known: whether `rule_of` has found a rule; otherwise the node's own backward function is called with 0 in place
+        ruled: whether `rule_of` has found a rule; otherwise the node's own backward function is called with 0 in place
             of the other examples, which is right for every node and reads all of them.
     """
-    if known:
+    if ruled:
         (gradient,) = outputs
         assert gradient is not None
         return list(RULES[node.name()].gradients(node, gradient, parts[0], wanted))

@@ -29,7 +29,7 @@ class Plan:
         weights: parameters and all other expressions.
         expressions: the others, each before those that it is made of.
         sources: of `taken` those before which nothing is to be taken.
-        known: of `taken` those with a rule.
+        ruled: of `taken` those with a rule.
         entries: outputs by which gradients come from what one loss has for itself, or from before everything that is
             taken, to what is shared; with their layouts.
         watched: whose outputs tell where examples lie.
@@ -42,7 +42,7 @@ class Plan:
         self.graph, self.total = graph, total
         self.taken: dict[int, tuple[list[int], list[Layout | None]]] = {}
         self.expressions: list[int] = []
-        self.sources, self.known = set[int](), set[int]()
+        self.sources, self.ruled = set[int](), set[int]()
         self.entries: dict[Output, Layout | None] = {}
         self.watched: list[int] = []
         self.unknown, self.obstacle = False, ""
@@ -68,7 +68,7 @@ class Plan:
             elif layouts:
                 self.taken[k] = wanted, layouts
                 if rule_of(graph.nodes[k], layouts[0], wanted):
-                    self.known.add(k)
+                    self.ruled.add(k)
                 if source:
                     self.sources.add(k)
         if any(p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None) for p in graph.leaves):
@@ -134,7 +134,7 @@ class Plan:
             return f"weights inside a function of its own, {name}"
         if k in self.weights:
             return ""
-        if k in self.known:
+        if k in self.ruled:
             rule = rule_of(node, self.taken[k][1][0], self.taken[k][0])
             assert rule is not None
             reads = [rule.reads[rule.weights.index(place)] for place in self.taken[k][0]]

@@ -49,7 +49,7 @@ def backward_together(
         wanted, layouts = plan.taken[k]
         for i in _bits(graph.reach[k]):
             parts = [Part(layout, *spans[i], plan.total) for layout in layouts]
-            found = weight_gradients(nodes[k], outputs, parts, wanted, known=k in plan.known)
+            found = weight_gradients(nodes[k], outputs, parts, wanted, ruled=k in plan.ruled)
             for child, gradient in zip(graph.at(k, wanted), found, strict=True):
                 if gradient is not None:
                     sums.add(i, child, _apart(gradient, outputs))
@@ -58,13 +58,13 @@ def backward_together(
     # are only weights; and to the weights where an operation's own function computes their gradients.
     asked: dict[Output, None] = {}
     for k, (wanted, _) in plan.taken.items():
-        if k not in plan.known:
+        if k not in plan.ruled:
             asked |= dict.fromkeys(graph.at(k, wanted))
         elif k in plan.sources:
             asked[k, 0] = None
     asked |= dict.fromkeys((k, 0) for k in graph.strangers)
     # Expressions that the pass runs on its way to such weights, or to other leaves, are run again afterwards.
-    further = len(plan.known) < len(plan.taken) or bool(graph.strangers)
+    further = len(plan.ruled) < len(plan.taken) or bool(graph.strangers)
     retain |= further and any(graph.names[k] not in VIEWS for k in plan.expressions)
     handles = [nodes[k].register_prehook(lambda outputs, k=k: take(k, outputs)) for k in plan.taken]
     behind = dict[Tensor, Tensor]()

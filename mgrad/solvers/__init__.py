@@ -52,7 +52,7 @@ def solve(
         bound: upper bound on Σ xᵢ√Gᵢᵢ in the units of √G, for the nonnegative domain alone.
         method: "active_set", exact to rounding; "frank_wolfe" (pairwise steps) or "plain_frank_wolfe", to a tolerance,
             on the simplex or within a bound.
-        start: [m] ≥ 0, such as the multipliers of the step before: the active set begins with its positive entries,
+        start: [m] ≥ 0, such as the multipliers of the step before: block pivoting begins with its positive entries,
             Frank-Wolfe with the point itself, scaled into the domain. None for no guess.
         tolerance: relative duality gap up to which an answer counts as optimal, and at which Frank-Wolfe stops; None
             stands for 4m²·2⁻⁵², or 10⁻¹² if that is less, and for 10⁻⁶ with Frank-Wolfe.

@@ -56,8 +56,9 @@ def _on_orthant(G: Matrix, q: Vector) -> Vector | None:
     if min(x) >= 0:
         return x
     pairs = [_pair_on_orthant(G, q, *_OTHERS[i]) for i in (0, 1, 2) if x[i] < 0]
-    # Where such a minimiser is, the objective is ½qᵀx.
-    return min((pair for pair in pairs if pair is not None), key=lambda x: q[0] * x[0] + q[1] * x[1] + q[2] * x[2])
+    # Where such a minimiser is, the objective is ½qᵀx. Next to dependent rows rounding may leave none.
+    found = [pair for pair in pairs if pair is not None]
+    return min(found, key=lambda x: q[0] * x[0] + q[1] * x[1] + q[2] * x[2], default=None)
 
 
 def _pair_on_orthant(G: Matrix, q: Vector, i: int, j: int) -> Vector | None:

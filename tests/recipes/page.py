@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from mgrad import Report, constrained_direction
+from tests.training import flat
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
 
@@ -92,8 +93,8 @@ def by_hand(
         if objective is not None:
             apart = torch.autograd.grad(objective(), parameters, materialize_grads=True)
             pull = [one + other for one, other in zip(pull, apart, strict=True)]
-        jacobian, flat = torch.stack([flatten(row) for row in gradients]), flatten(pull)
-        direction, report = constrained_direction(jacobian, flat, strength=0.1, scale="relative")
+        jacobian = torch.stack([flat(row) for row in gradients])
+        direction, report = constrained_direction(jacobian, flat(pull), strength=0.1, scale="relative")
         sizes = [parameter.numel() for parameter in parameters]
         for parameter, block in zip(parameters, direction.split(sizes), strict=True):
             parameter.grad = block.view_as(parameter).clone()
@@ -102,11 +103,6 @@ def by_hand(
         if schedule is not None:
             schedule.step()
         yield replace(report, names=tuple(named))
-
-
-def flatten(blocks: Iterable[Tensor]) -> Tensor:
-    """Return all values in one row."""
-    return torch.cat([block.flatten() for block in blocks])
 
 
 def assert_same(actual: Module, expected: Module) -> None:

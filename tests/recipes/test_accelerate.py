@@ -46,11 +46,12 @@ def test_the_loop_takes_the_steps_of_the_loop_by_hand() -> None:
     base = AdamW(parameters, lr=RATE, eps=EPSILON)
     schedule = LinearLR(base, total_iters=6)
     steps = halves(other["model"], list(other["loader"]))
-    reports = list(by_hand(parameters, base, steps, clip=1.0, schedule=schedule))
+    new = list(other["model"].classifier.parameters())
+    reports = list(by_hand(parameters, base, steps, new=new, clip=1.0, schedule=schedule))
     assert len(reports) == 3
     assert max(report.direction_norm for report in reports) > 1.0, "clipping is to be seen"
     assert_same(names["model"], other["model"])
-    assert names["scheduler"].get_last_lr() == schedule.get_last_lr()
+    assert names["scheduler"].get_last_lr() == 2 * schedule.get_last_lr()
 
 
 def test_a_resumed_run_is_the_uninterrupted_run() -> None:
@@ -63,7 +64,7 @@ def test_a_resumed_run_is_the_uninterrupted_run() -> None:
     run(LOOP, again)
     assert_identical(weights(again["model"]), weights(names["model"]))
     assert_identical(again["opt"].state_dict(), names["opt"].state_dict())
-    assert_identical(list(names["opt"].optimizer.start.values()), weights(start()["model"]))
+    assert_identical(list(names["opt"].optimizer.start.values()), weights(start()["model"].bert))
 
 
 def test_bfloat16_is_that_of_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +73,7 @@ def test_bfloat16_is_that_of_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     run(LOOP, names)
     other = start()
     model = other["model"].float()
-    opt = LessForgetting(AdamW(model.parameters(), lr=RATE, eps=EPSILON))
+    opt = LessForgetting(AdamW(other["parameter_groups"](model), lr=RATE, eps=EPSILON))
     schedule = LinearLR(opt, total_iters=6)
     for i, batches in enumerate(other["loader"]):
         for language, batch in batches.items():

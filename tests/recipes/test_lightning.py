@@ -76,7 +76,8 @@ def test_the_module_takes_the_steps_of_the_loop_by_hand() -> None:
     parameters = list(other["model"].parameters())
     base = AdamW(parameters, lr=RATE, eps=EPSILON)
     steps = [lambda batches=batches: means(other["model"], batches) for batches in other["loader"]]
-    reports = list(by_hand(parameters, base, steps, clip=1.0, schedule=LinearLR(base, total_iters=6)))
+    options: Any = dict(new=list(other["model"].classifier.parameters()), clip=1.0)
+    reports = list(by_hand(parameters, base, steps, schedule=LinearLR(base, total_iters=6), **options))
     assert max(report.direction_norm for report in reports) > 1.0, "clipping is to be seen"
     assert_same(names["model"], other["model"])
     assert_same_figures(trainer.callback_metrics, reports[-1])
@@ -91,7 +92,7 @@ def test_automatic_optimization_takes_the_same_steps(enforce: Any, count: int) -
     names["LessForgetting"] = partial(LessForgetting, enforce=enforce)
     options: Any = dict(accumulate_grad_batches=count, gradient_clip_val=1.0)
     trainer = fit(names["AutomaticTagger"](names["model"]), names["loader"], 1, **options)
-    opt = LessForgetting(AdamW(other["model"].parameters(), lr=RATE / 3, eps=EPSILON), enforce=enforce)
+    opt = LessForgetting(AdamW(other["parameter_groups"](other["model"]), lr=RATE / 3, eps=EPSILON), enforce=enforce)
     lengths = []
     for i, batches in enumerate(other["loader"], 1):
         for language, loss in means(other["model"], batches).items():
@@ -119,7 +120,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(kind: str) -> None:
     other = fit(again[kind](again["model"]), loader, 2, "half.ckpt")
     assert_identical(weights(again["model"]), weights(whole["model"]))
     assert_identical(other.optimizers[0].state_dict(), trainer.optimizers[0].state_dict())
-    assert_identical(list(other.optimizers[0].start.values()), weights(start()["model"]))
+    assert_identical(list(other.optimizers[0].start.values()), weights(start()["model"].bert))
 
 
 def test_a_mapping_of_loaders_gives_batches_of_each_language() -> None:
@@ -165,7 +166,7 @@ def test_what_steps_promise_is_kept_although_lightning_steps_with_a_closure() ->
     names, other = names_with_module(), start()
     names["LessForgetting"] = partial(LessForgetting, enforce="step")
     trainer = fit(names["Tagger"](names["model"]), names["loader"], 1)
-    opt = LessForgetting(AdamW(other["model"].parameters(), lr=RATE, eps=EPSILON), enforce="step")
+    opt = LessForgetting(AdamW(other["parameter_groups"](other["model"]), lr=RATE, eps=EPSILON), enforce="step")
     schedule = LinearLR(opt, total_iters=6)
     for batches in other["loader"]:
         opt.zero_grad()

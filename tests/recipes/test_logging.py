@@ -37,7 +37,8 @@ def test_event_file_lines_and_progress_bar_hold_the_reports() -> None:
         return values
 
     steps = [partial(losses, batches) for batches in other["loader"]]
-    reports = list(by_hand(parameters, AdamW(parameters, lr=RATE, eps=EPSILON), steps))
+    new = list(other["model"].classifier.parameters())
+    reports = list(by_hand(parameters, AdamW(parameters, lr=RATE, eps=EPSILON), steps, new=new))
     assert_same(names["model"], other["model"])
 
     lines = [json.loads(line) for line in Path("report.jsonl").read_text(encoding="utf-8").splitlines()]

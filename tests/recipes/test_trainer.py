@@ -76,7 +76,8 @@ def test_the_trainer_takes_the_steps_of_the_loop_by_hand() -> None:
 
     steps = [partial(losses, first) for first in (0, 12, 24)] * 2
     parameters = [*groups[True], *groups[False]]
-    reports = list(by_hand(parameters, base, steps, clip=0.5, schedule=schedule))
+    new = list(other.classifier.parameters())
+    reports = list(by_hand(parameters, base, steps, new=new, clip=0.5, schedule=schedule))
     assert_same(names["model"], other)
     logs = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
     assert len(logs) == len(reports) == 6
@@ -105,8 +106,9 @@ def test_a_resumed_run_is_the_uninterrupted_run() -> None:
     assert_identical(weights(other.model), weights(trainer.model))
     assert_identical(other.optimizer.state_dict(), trainer.optimizer.state_dict())
     first = dict(start(exact=False)["model"].named_parameters())
-    for name, parameter in other.model.named_parameters():
+    for name, parameter in other.model.bert.named_parameters(prefix="bert"):
         assert torch.equal(other.optimizer.optimizer.start[parameter], first[name]), name
+    assert set(other.optimizer.optimizer.start) == set(other.model.bert.parameters())
     assert other.optimizer.optimizer.report.to_dict() == trainer.optimizer.optimizer.report.to_dict()
 
 
@@ -222,7 +224,8 @@ def test_an_objective_is_of_each_step_and_not_of_each_micro_batch() -> None:
 
     steps = [partial(losses, first) for first in (0, 12, 24)]
     base = AdamW(found, lr=RATE, eps=EPSILON, weight_decay=0.0)
-    reports = list(by_hand(found, base, steps, objective=lambda: other(**next(old)).loss, clip=0.5))
+    options: Any = dict(new=list(other.classifier.parameters()), clip=0.5)
+    reports = list(by_hand(found, base, steps, objective=lambda: other(**next(old)).loss, **options))
     assert_same(names["model"], other)
     logs = [entry for entry in names["trainer"].state.log_history if "grad_norm" in entry]
     for entry, report in zip(logs, reports, strict=True):
@@ -232,7 +235,7 @@ def test_an_objective_is_of_each_step_and_not_of_each_micro_batch() -> None:
 
 def test_an_objective_in_bfloat16_is_that_of_autocast() -> None:
     names, other = replayed(model=start()["model"].float(), bf16=True), start()["model"].float()
-    opt = LessForgetting(AdamW(other.parameters(), lr=RATE, eps=EPSILON, weight_decay=0.0))
+    opt = LessForgetting(AdamW(names["parameter_groups"](other), lr=RATE, eps=EPSILON, weight_decay=0.0))
     old = iter([*names["old"], *names["old"]])
 
     def backward(batch: Any) -> None:

@@ -5,7 +5,7 @@ corrected, and a `StepReport`. May import: jacobian, step_report, solvers, value
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class Promise:
         names: of the constraints.
         rows: of the Jacobian.
         parameters: that they are over.
+        still: of these, what no step moves, of learning rate 0.
         metric: P, in which the correction is smallest, or None for 1.
         gramian: J P Jᵀ [m, m], an array or a tensor on the device.
         decrease: b [m], likewise.
@@ -38,6 +39,7 @@ class Promise:
     names: Sequence[str]
     rows: Sequence[Row]
     parameters: Sequence[Tensor]
+    still: Set[Tensor]
     metric: Row | None
     gramian: Any
     decrease: Any
@@ -129,7 +131,7 @@ class Promise:
 
         Of lengths by parameter: of the rows [K, m], of where the step began [K, 1] and of the step [K, 1].
         """
-        known = [(torch.finfo(p.dtype).eps, max(1, p.numel()) ** 0.5) for p in self.parameters]
+        known = [(torch.finfo(p.dtype).eps * (p not in self.still), max(1, p.numel()) ** 0.5) for p in self.parameters]
         precisions, roots = torch.tensor(known, dtype=torch.float64, device="cpu").to(self.home, non_blocking=True).T
         coarse = rows * precisions[:, None]
         error: Tensor = 2 * (coarse * start / roots[:, None]).norm(dim=0) + (step * coarse).sum(0)

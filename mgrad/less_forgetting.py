@@ -494,7 +494,8 @@ class LessForgetting(Optimizer):
         products: Any = gramian(rows, parameters, home, metric)
         solved, products = self._decide(names, products, known, rows)
         if self._row_average is not None:
-            rows[:-1] = [self._row_average.add(name, gathering.rows[name]) for name in names]
+            for i, name in enumerate(names):  # one by one: an old mean goes when its new one is there
+                rows[i] = self._row_average.add(name, gathering.rows[name])
         coefficients, keep = [*solved.multipliers, solved.pull], bool(self._row_average) or self.enforce == "step"
         directions = combine(rows, coefficients, parameters, keep=keep)
         for parameter, block in zip(parameters, directions, strict=True):
@@ -503,11 +504,10 @@ class LessForgetting(Optimizer):
                 block.masked_fill_(solved.void, 0.0)
         report = self._settle(names, solved)
         if self.enforce == "step":
-            still, b, error = self._still(), solved.decrease, solved.error
+            G, b, error, still = products[:-1, :-1], solved.decrease, solved.error, self._still()
             if self._gramian_average is not None:
                 b, error = solved.brought(products)
-            moving = [parameter for parameter in parameters if parameter not in still]
-            self._promise = Promise(names, rows[:-1], moving, metric, products[:-1, :-1], b, error, self.limit, home)
+            self._promise = Promise(names, rows[:-1], parameters, still, metric, G, b, error, self.limit, home)
         return report
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -56,7 +56,7 @@ class SmoothGramian:
     Raises:
         ValueError: for a decay outside [0, 1).
 
-    Cost: 4m² numbers.
+    Cost: 5m² numbers.
     """
 
     decay: float = 0.9
@@ -81,7 +81,7 @@ class HalfBatches:
     Raises:
         ValueError: for a decay outside [0, 1).
 
-    Cost: 4m² numbers; n values while the second half of a constraint is backpropagated, and a read of both.
+    Cost: 5m² numbers; n values while the second half of a constraint is backpropagated, and a read of both.
     Source: derived in math.md.
     """
 
@@ -203,7 +203,8 @@ class GramianAverage:
         whole[:-1, :-1] = gramian
         whole[-1, :-1] = whole[:-1, -1] = slopes.diagonal() * root(objective_square)
         whole[-1, -1] = objective_square
-        if (steps != steps[0, 0]).any() or (counted != steps).any():  # something has been missing: of different steps
+        missed = (steps != steps[0, 0]).any() or (objective_square > 0 and (counted != steps).any())
+        if missed:  # the means are of different steps
             whole = _compatible(whole)
         whole[:-1, :-1] = _without(whole[:-1, :-1], surplus)
         return whole
@@ -214,7 +215,7 @@ class GramianAverage:
 
     def loaded(self, state: Mapping[str, Any] | None, _places: Sequence[Tensor]) -> "GramianAverage":
         """Return the means of a `state_dict`, or none yet."""
-        if state is None:
+        if state is None or len(state["means"]) != len(self.means):  # of a version that kept others
             return GramianAverage(self.decay)
         return GramianAverage(self.decay, tuple(state["names"]), state["means"].clone())
 

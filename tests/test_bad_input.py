@@ -24,6 +24,7 @@ from mgrad import (
     Requirement,
     Storage,
     Target,
+    constrained_direction,
 )
 from mgrad.solvers import Status
 from tests.training import assert_identical
@@ -640,6 +641,11 @@ OPTIONS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: build(decrease=MinNorm),
         TypeError,
         "decrease=...)` must be a rule … Pass an instance",
+    ),
+    "decrease of the function is a class": (
+        lambda: constrained_direction(torch.eye(2), decrease=MinNorm),  # type: ignore[arg-type]
+        TypeError,
+        "constrained_direction(decrease=...)` must be a rule … Pass an instance",
     ),
     "decrease is a number": (lambda: build(decrease=0.5), TypeError, "must be a rule such as KeepPace(). Found 0.5."),
     "strength < 0": (lambda: build(strength=-0.1), ValueError, "strength=...)` must be ≥ 0 and finite. Found -0.1."),

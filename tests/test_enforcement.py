@@ -168,6 +168,33 @@ def test_the_rounding_of_what_never_moves_excuses_nothing() -> None:
     assert w.detach().sum().item() < 2e-2
 
 
+def test_what_never_moves_is_put_back_too_where_a_step_is_not_finite() -> None:
+    model = new_model()
+    groups: list[dict[str, Any]] = [{"params": model[0].parameters(), "lr": 0.0}, {"params": model[2].parameters()}]
+    opt = LessForgetting(SGD(groups, lr=0.1), enforce="step")
+    opt.backward(losses(model, 0))
+    before = weights(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    with pytest.raises(FloatingPointError, match="must bring a finite step"):
+        opt.step()
+    assert_identical(weights(model), before)
+
+
+def test_a_step_in_which_nothing_moves_is_a_step() -> None:
+    model, frozen = new_model(), torch.nn.Parameter(torch.ones(1), requires_grad=False)
+    groups: list[dict[str, Any]] = [{"params": model.parameters(), "lr": 0.0}, {"params": [frozen]}]
+    opt = LessForgetting(AdamW(groups, lr=0.1), enforce="step")
+    before = weights(model)
+    for step in range(2):
+        opt.zero_grad()
+        opt.backward(losses(model, step))
+        opt.step()
+    assert_identical(weights(model), before)
+    assert opt.step_report is not None
+    assert opt.step_report.step_norm == 0.0
+
+
 def test_a_promise_is_kept_although_no_more_are_asked_for() -> None:
     w = torch.nn.Parameter(torch.ones(2))
     opt = LessForgetting(Kick(w, np.ones(2)), anchor=None, enforce="step")

@@ -78,6 +78,14 @@ def test_one_row_has_the_closed_form(scale: Array, q: float) -> None:
     assert solve([[G]], [q]).multipliers[0] == pytest.approx(max(0.0, -q / G), rel=rounding(1), abs=smallest)
 
 
+def test_three_rows_of_which_no_pair_is_sure_are_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Next to dependent rows: what rounds a pair is not what rounds the three."""
+    monkeypatch.setattr("mgrad.solvers.closed_form._pair_on_orthant", lambda *_: None)
+    found = solve(np.eye(3), np.array([1.0, -1.0, -1.0]))
+    assert found.multipliers.tolist() == [0.0, 1.0, 1.0]
+    assert found.status is Status.OPTIMAL
+
+
 @given(st.integers(0, 2**32 - 1), row_scales(2))
 def test_two_rows_have_the_closed_form(seed: int, scales: Array) -> None:
     J = np.random.default_rng(seed).standard_normal((2, 3))

@@ -12,7 +12,7 @@ from torch import Tensor
 from mgrad.jacobian.blocks import Row, whole
 
 _PIECE = 1 << 15  # values whose products are summed in their type: few enough to lose little, enough to be cheap
-_WINDOW = 1 << 22  # values that are widened to float64 at a time on a device
+_WINDOW = 1 << 23  # values of all blocks together that are widened to float64 at a time on a device
 _SAFE = 1e-28, 1e28  # what a sum of squares lies between where no float32 square that counts is 0 or infinite
 
 
@@ -84,7 +84,7 @@ def _inner(blocks: Sequence[Tensor | None], device: torch.device) -> Tensor:
     """
     lines = [None if block is None else block.detach().reshape(-1).to(device) for block in blocks]
     if device.type != "cpu":
-        return _of_pieces(lines, torch.float64, _WINDOW, device)
+        return _of_pieces(lines, torch.float64, _WINDOW // len(lines) + 1, device)
     kinds = [line.dtype for line in lines if line is not None]
     kind = functools.reduce(torch.promote_types, kinds, float_factors())
     found = _of_pieces(lines, kind, _PIECE, device)

@@ -31,10 +31,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a record, each part of it on one line if it fits; all of it or nothing."""
+    """Write a record, each part of it on one line if it fits."""
+    put(path, _text(record, "") + "\n")
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}")
-    aside.write_text(_text(record, "") + "\n", encoding="utf-8")
+    aside.write_text(text, encoding="utf-8")
     aside.replace(path)
 
 

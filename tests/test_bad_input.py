@@ -26,6 +26,7 @@ from mgrad import (
     Target,
     constrained_direction,
 )
+from mgrad.direction import Direction
 from mgrad.solvers import Status
 from tests.training import assert_identical
 
@@ -594,6 +595,10 @@ def build(**options: Any) -> LessForgetting:
     return LessForgetting(SGD([Parameter(torch.ones(2))]), **options)
 
 
+def direct(**options: Any) -> Direction:
+    return constrained_direction(torch.eye(2), **options)
+
+
 OPTIONS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "base is a class": (
         lambda: LessForgetting(SGD),  # type: ignore[arg-type]
@@ -643,7 +648,7 @@ OPTIONS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         "decrease=...)` must be a rule … Pass an instance",
     ),
     "decrease of the function is a class": (
-        lambda: constrained_direction(torch.eye(2), decrease=MinNorm),  # type: ignore[arg-type]
+        lambda: direct(decrease=MinNorm),
         TypeError,
         "constrained_direction(decrease=...)` must be a rule … Pass an instance",
     ),

@@ -184,20 +184,20 @@ def test_fisher_of_small_scores_pulls_in_16_bits(dtype: torch.dtype) -> None:
     """F is some 1e-9, of which float16 holds nothing, and so is the pull of it."""
     torch.manual_seed(0)
     model = Linear(4, 3, bias=False).to(dtype)
+    model.weight.data = (torch.randint(-8, 9, (3, 4)) / 16).to(dtype)
     fisher = estimate_fisher(model, [((1e-4 * torch.randn(8, 4)).to(dtype), torch.zeros(8, dtype=torch.int64))])
     F = fisher["weight"]
     assert 0 < F.max() < 2.0**-26
     opt = LessForgetting(torch.optim.SGD(model.parameters(), lr=1.0), anchor=FisherAnchor(fisher, model), strength=1.0)
-    before = model.weight.detach().clone()
     with torch.no_grad():
-        model.weight += 0.01
+        model.weight += 2.0**-6  # exactly, of sixteenths
     report = opt.backward([model(torch.ones(4, dtype=dtype)).sum()])
-    away = F.double() * (model.weight.detach().double() - before.double())
-    assert report.objective_norm == pytest.approx(float(away.norm()), rel=1e-4)
-    assert model.weight.grad is not None
-    pull = model.weight.grad.double() - report.multipliers[0]
-    assert float(pull.norm()) == pytest.approx(3.46, rel=0.02)  # that of the gradient, √12, and its direction
-    assert float(pull.flatten() @ away.flatten() / pull.norm() / away.norm()) == pytest.approx(1.0, abs=0.01)
+    away = 2.0**-6 * F.double()
+    assert report.objective_norm == pytest.approx(float(away.norm()), rel=2.0**-22)
+    direction = torch.as_tensor(model.weight.grad).double()
+    pull = direction - report.multipliers[0]  # the gradient is 1 everywhere
+    error = torch.finfo(dtype).eps / 2 * float(direction.norm())  # what `.grad` is rounded by
+    assert float((pull - 12**0.5 * away / away.norm()).norm()) <= 1.01 * error
 
 
 def test_sampled_fisher_is_the_true_one_on_the_average() -> None:

@@ -207,7 +207,7 @@ def surfaces(draw: st.DrawFn) -> Problem:
 
 
 @given(surfaces(), st.sampled_from([0.1, 1.0, 3.0]), st.integers(0, 2**32 - 1))
-@settings(max_examples=10)
+@settings(max_examples=15)
 def test_the_nearest_point_of_a_surface_keeps_the_conditions_of_the_optimum_and_no_search_finds_a_nearer(
     problem: Problem, length: float, seed: int
 ) -> None:
@@ -237,7 +237,7 @@ def test_the_nearest_point_of_a_surface_keeps_the_conditions_of_the_optimum_and_
         return float((point - theta).norm())
 
     drawn = rng.uniform(-12, 12, (200, m - 1))
-    best = sorted(drawn, key=far)[:2]
+    best = sorted(drawn, key=far)[:3]
     least = min(float(minimize(far, at, method="Nelder-Mead").fun) for at in best)
     assert distance <= (1 + 1e-9) * least
 

@@ -43,7 +43,7 @@ def test_products_are_unbiased_and_spread_no_more_than_the_bound(
     """
     monkeypatch.setattr("mgrad.sketch._PIECE", piece)
     parameters: list[Tensor] = [torch.zeros(40), torch.zeros(5, 3)]
-    generator, N = torch.Generator().manual_seed(0), 300
+    generator, N = torch.Generator().manual_seed(0), 600
     J = [[torch.randn(p.shape, generator=generator) for p in parameters] for _ in range(3)]
     if kind == "constant":
         J = [[torch.full_like(b, 1.0 + i) for b in row] for i, row in enumerate(J)]

@@ -170,7 +170,8 @@ CASES: dict[str, tuple[Quadratics, list[float], list[float]]] = {
 }
 
 
-@pytest.mark.parametrize(("solver", "strength"), [("active_set", 0.5), ("active_set", 2.0), ("device", 0.5)])
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("strength", [0.5, 2.0])
 @pytest.mark.parametrize(("problem", "anchor", "levels"), CASES.values(), ids=CASES)
 def test_the_limit_is_the_constrained_minimum_with_its_multipliers(
     problem: Quadratics, anchor: list[float], levels: list[float], strength: float, solver: Solver

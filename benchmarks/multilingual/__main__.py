@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
 import torch
 
+from benchmarks import results
 from benchmarks.multilingual import e5, report
 from benchmarks.multilingual.backbone import Backbone
 from benchmarks.multilingual.data.words import WORDS
@@ -236,9 +236,7 @@ def _write(path: Path, record: dict[str, object]) -> None:
             entries.append(f'"curve": [\n  {points}\n ]')
         else:
             entries.append(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
-    aside = path.with_suffix(f".{os.getpid()}")
-    aside.write_text("{\n " + ",\n ".join(entries) + "\n}\n", encoding="utf-8")
-    aside.replace(path)
+    results.put(path, "{\n " + ",\n ".join(entries) + "\n}\n")
 
 
 if __name__ == "__main__":
